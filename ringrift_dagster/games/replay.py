@@ -17,7 +17,7 @@ from ringrift_dagster.games.fingerprint import buffer_for, hash_position
 from ringrift_dagster.games.geometry import topology
 from ringrift_dagster.games.moves import PackedMoves
 from ringrift_dagster.games.position import Position
-from ringrift_dagster.games.rules.compiled import entry
+from ringrift_dagster.games.rules.compiled import compiled
 from ringrift_dagster.games.rules.legality import Fault, fault
 from ringrift_dagster.games.rules.turns import play
 
@@ -31,7 +31,7 @@ class Replay:
     hashes: NDArray[np.uint64]
 
 
-@entry
+@compiled
 def _replay(tables, position, rows, cells, wanted, hashes, buffer):
     for index in range(len(rows)):
         if wanted[index] != 0:
