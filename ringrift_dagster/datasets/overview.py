@@ -1,0 +1,72 @@
+"""What a home holds for each config, from its files alone: sources, canonical games, rejected games, training set.
+
+Reads; judges, exports and repairs nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ringrift_dagster.datasets.canonical_games import summarise
+from ringrift_dagster.games.config import CONFIG_KEYS
+from ringrift_dagster.games.sources import registration
+from ringrift_dagster.home import Home
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """A published NPZ as its manifest describes it."""
+
+    path: Path
+    samples: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ConfigState:
+    """One config of a home. `rejected` counts games in quarantine by reason; `newest_game` is of the canonical ones."""
+
+    config: str
+    databases: int
+    canonical: int
+    rejected: dict[str, int]
+    newest_game: str | None
+    training_set: TrainingSet | None
+
+    @property
+    def judged(self) -> int:
+        return self.canonical + sum(self.rejected.values())
+
+
+def overview(home: Home) -> Iterator[ConfigState]:
+    """The state of each of the twelve configs."""
+    for config in CONFIG_KEYS:
+        store = summarise(config, home)
+        yield ConfigState(
+            config,
+            databases=len(registration(config, home).current),
+            canonical=store.games,
+            rejected=_quarantined(home.quarantine / f"{config}.jsonl"),
+            newest_game=store.newest_game,
+            training_set=_training_set(home.datasets / f"{config}.npz"),
+        )
+
+
+def _quarantined(path: Path) -> dict[str, int]:
+    if not path.exists():
+        return {}
+    with path.open() as lines:
+        return dict(Counter(json.loads(line)["reason"] for line in lines))
+
+
+def _training_set(path: Path) -> TrainingSet | None:
+    manifest = path.with_suffix(".manifest.json")
+    if not (path.exists() and manifest.exists()):
+        return None
+    said = json.loads(manifest.read_bytes())
+    return TrainingSet(path, said["samples"], path.stat().st_size, said["sha256"])
