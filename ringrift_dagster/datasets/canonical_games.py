@@ -80,13 +80,15 @@ class CanonicalGame:
     row: Mapping[str, Any]
     moves: PackedMoves
     swap_rule: bool
+    probabilities: Mapping[int, bytes] = field(default_factory=dict)
 
     @classmethod
     def of(cls, judged: JudgedGame) -> CanonicalGame:
         """From a judged game, which has to be canonical."""
         if judged.verdict.reason is not None or judged.verdict.digest is None or judged.moves is None:
             raise ValueError(f"game {judged.record.game_id} is not canonical")
-        return cls(judged.verdict.digest, judged.record.row, judged.moves, judged.swap_rule)
+        record = judged.record
+        return cls(judged.verdict.digest, record.row, judged.moves, judged.swap_rule, record.probabilities)
 
     @property
     def time(self) -> str | None:
@@ -213,12 +215,13 @@ def stored_games(config: Config, home: Home) -> Iterator[CanonicalGame]:
         moves = _MovesReader(_moves_file(path))
         for batch in pq.ParquetFile(path).iter_batches(batch_size=256):
             for row in batch.to_pylist():
-                packed = pack(moves.take(row["digest"], row["total_moves"]), at)
+                records, probabilities = moves.take(row["digest"], row["total_moves"])
+                packed = pack(records, at)
                 start = empty_position(config)
                 start.swap_rule = row["swap_rule"]
                 if game_digest(config, start, packed) != row["digest"]:
                     raise CorruptStore(path, f"game {row['game_id']} is not what was stored")
-                yield CanonicalGame(row["digest"], row, packed, row["swap_rule"])
+                yield CanonicalGame(row["digest"], row, packed, row["swap_rule"], probabilities)
 
 
 class CorruptStore(Exception):
@@ -321,25 +324,27 @@ def _column(path: Path, name: str) -> list[Any]:
 class _MovesReader:
     """Reads a moves file once, in the order in which its games file lists the games."""
 
+    _COLUMNS = ("digest", "move_number", "move_json", "move_probs")
+
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._batches = pq.ParquetFile(path).iter_batches(batch_size=4096, columns=["digest", "move_json"])
-        self._digests: list[str] = []
-        self._records: list[bytes] = []
+        self._batches = pq.ParquetFile(path).iter_batches(batch_size=4096, columns=list(self._COLUMNS))
+        self._ahead: list[list[Any]] = [[] for _ in self._COLUMNS]
 
-    def take(self, digest: str, count: int) -> list[dict[str, Any]]:
-        """The next `count` move records, which have to be those of the game `digest`."""
-        while len(self._records) < count:
+    def take(self, digest: str, count: int) -> tuple[list[dict[str, Any]], dict[int, bytes]]:
+        """The next `count` move records, which have to be those of the game `digest`, and their recorded probabilities."""
+        while len(self._ahead[0]) < count:
             batch = next(self._batches, None)
             if batch is None:
                 raise CorruptStore(self._path, "ends before its last game")
-            self._digests += batch.column(0).to_pylist()
-            self._records += batch.column(1).to_pylist()
-        records, self._records = self._records[:count], self._records[count:]
-        digests, self._digests = self._digests[:count], self._digests[count:]
+            for column, values in zip(self._ahead, batch.columns, strict=True):
+                column += values.to_pylist()
+        digests, numbers, texts, weights = (column[:count] for column in self._ahead)
+        self._ahead = [column[count:] for column in self._ahead]
         if set(digests) != {digest}:
             raise CorruptStore(self._path, "moves and games are not in the same order")
-        return orjson.loads(b"[" + b",".join(records) + b"]")
+        records = orjson.loads(b"[" + b",".join(texts) + b"]")
+        return records, {number: weight for number, weight in zip(numbers, weights, strict=True) if weight}
 
 
 def _append(config: Config, home: Home, accepted: list[JudgedGame], name: str, sha256: str) -> list[Path]:

@@ -42,7 +42,16 @@ from ringrift_dagster.datasets.labels import (
     victory_type,
 )
 from ringrift_dagster.datasets.npz_validator import inspect_npz
-from ringrift_dagster.datasets.npz_writer import NpzWriter, dictionary, integers, publish, repeated
+from ringrift_dagster.datasets.npz_writer import (
+    NpzWriter,
+    dictionary,
+    floats,
+    integers,
+    publish,
+    repeated,
+    small_arrays,
+)
+from ringrift_dagster.datasets.soft_policy import soft_targets
 from ringrift_dagster.games.config import Config, parse_config
 from ringrift_dagster.games.database import DatabaseUnreadable, GameDatabase, file_sha256
 from ringrift_dagster.games.moves import COLUMNS, TYPE, MoveType, PackedMoves, Phase
@@ -224,6 +233,8 @@ class _Taken:
     rows: _Spool
     cells: _Spool
     policy: _Spool
+    policy_weights: _Spool
+    policy_lengths: _Spool
     move_numbers: _Spool
     move_types: _Spool
     sizes: list[tuple[int, int]] = field(default_factory=list)  # (moves, listed cells) of each game
@@ -240,6 +251,7 @@ class _Taken:
     digests: list[str] = field(default_factory=list)
     newest: str | None = None
     largest_policy: int = 0
+    widths: set[int] = field(default_factory=set)  # numbers of policy entries that samples have
 
 
 def _take_in(config: Config, games: Iterable[CanonicalGame], staging: Path, stack: ExitStack) -> _Taken:
@@ -247,6 +259,8 @@ def _take_in(config: Config, games: Iterable[CanonicalGame], staging: Path, stac
         rows=_Spool(staging, np.int32, len(COLUMNS), stack),
         cells=_Spool(staging, np.int16, 1, stack),
         policy=_Spool(staging, np.int32, 1, stack),
+        policy_weights=_Spool(staging, np.float32, 1, stack),
+        policy_lengths=_Spool(staging, np.int32, 1, stack),
         move_numbers=_Spool(staging, np.int32, 1, stack),
         move_types=_Spool(staging, np.uint8, 1, stack),
     )
@@ -258,7 +272,7 @@ def _take_in(config: Config, games: Iterable[CanonicalGame], staging: Path, stac
             continue  # a game that nobody won has no value target
         taken.rows.append(moves.rows)
         taken.cells.append(moves.cells)
-        taken.policy.append(policy[numbers])
+        _take_policy(config, game, policy, numbers, taken)
         taken.move_numbers.append(numbers)
         taken.move_types.append(moves.rows[numbers, TYPE])
         taken.sizes.append((len(moves), len(moves.cells)))
@@ -273,10 +287,49 @@ def _take_in(config: Config, games: Iterable[CanonicalGame], staging: Path, stac
         taken.generator_elo.append(elo(game.metadata, "model_elo"))
         taken.winners[str(row["winner"])] += 1
         taken.digests.append(game.digest)
-        taken.largest_policy = max(taken.largest_policy, int(policy[numbers].max()))
         if (ended := game.time) is not None:
             taken.newest = max(taken.newest or "", str(ended))
     return taken
+
+
+def _take_policy(
+    config: Config, game: CanonicalGame, policy: NDArray[np.int32], numbers: NDArray[np.int64], taken: _Taken
+) -> None:
+    """Spool the policy targets of a game: the move played, or a search's probabilities where these were recorded."""
+    start = empty_position(config)
+    start.swap_rule = game.swap_rule
+    soft = dict(soft_targets(config, start, game.moves, game.probabilities))
+    certain = np.ones(1, dtype=np.float32)
+    targets = [soft.get(number, (policy[number : number + 1], certain)) for number in numbers.tolist()] if soft else []
+    indices = np.concatenate([target[0] for target in targets]) if soft else policy[numbers]
+    lengths = np.array([len(target[0]) for target in targets]) if soft else np.ones(len(numbers))
+    taken.policy.append(indices)
+    taken.policy_weights.append(
+        np.concatenate([target[1] for target in targets]) if soft else np.ones(len(numbers))
+    )
+    taken.policy_lengths.append(lengths)
+    taken.largest_policy = max(taken.largest_policy, int(indices.max()))
+    taken.widths.update(np.unique(lengths).astype(int).tolist())
+
+
+def _write_policy(npz: NpzWriter, taken: _Taken, samples: int) -> None:
+    """As NumPy lays lists of arrays out: a table of numbers when all have one length, else a list of arrays."""
+    if len(taken.widths) == 1:
+        shape = (samples, *taken.widths)
+        npz.objects("policy_indices", shape, integers(taken.policy.blocks()))
+        if taken.widths == {1}:
+            npz.objects("policy_values", shape, repeated((1.0,), _per_sample(np.zeros(len(taken.counts), np.uint8), taken.counts)))
+        else:
+            npz.objects("policy_values", shape, floats(taken.policy_weights.blocks()))
+        return
+    for name, spool in (("policy_indices", taken.policy), ("policy_values", taken.policy_weights)):
+        npz.objects(name, (samples,), small_arrays(_ragged(spool, taken.policy_lengths)))
+
+
+def _ragged(flat: _Spool, lengths: _Spool) -> Iterator[list[NDArray]]:
+    flat.rewind()
+    for block in lengths.blocks():
+        yield np.split(flat.read(int(block.sum()))[:, 0], np.cumsum(block)[:-1])
 
 
 @dataclass(frozen=True)
@@ -326,8 +379,7 @@ def _write(
     npz.numeric("features", (samples, spec.in_channels, spec.spatial, spec.spatial), float32, features())
     npz.numeric("globals", (samples, GLOBAL_FEATURES), float32, vectors.blocks())
     npz.numeric("values", (samples,), float32, values.blocks())
-    npz.objects("policy_indices", (samples, 1), integers(taken.policy.blocks()))
-    npz.objects("policy_values", (samples, 1), repeated((1.0,), of_games([0] * len(taken.counts), np.uint8)))
+    _write_policy(npz, taken, samples)
     npz.scalar("board_type", config.board)
     npz.scalar("board_size", spec.spatial)
     npz.scalar("history_length", HISTORY_LENGTH)
@@ -389,7 +441,7 @@ def _encoded(
     block_rows = max(1, _BLOCK_BYTES // spec.sample_bytes)
     block = np.empty((block_rows, width), dtype=np.float32)
     filled = 0
-    for spool in (taken.rows, taken.cells, taken.policy):
+    for spool in (taken.rows, taken.cells):
         spool.rewind()
     for index, (moves, cells) in enumerate(taken.sizes):
         packed = PackedMoves(

@@ -8,6 +8,7 @@ of it is inflated, numeric arrays stream in blocks of at most `BLOCK_BYTES`, and
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import io
 import re
@@ -29,9 +30,10 @@ from ringrift_dagster.datasets.object_arrays import MAX_PAYLOAD_BYTES, ObjectArr
 BLOCK_BYTES: Final = 16 << 20
 MAX_HEADER_BYTES: Final = 10_000
 MAX_CENTRAL_DIRECTORY_BYTES: Final = 1 << 20
-READABLE_KINDS: Final = frozenset("biufUSO")
+MAX_DIMENSIONS: Final = 8
 
 _MEMBER_NAME: Final = re.compile(r"[A-Za-z0-9_]+\.npy")
+_DTYPE: Final = re.compile(r"[<>|]?(?:b1|i[1248]|u[1248]|f[248]|O|[US]\d{1,7})")
 _METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _END_RECORD: Final = struct.Struct("<4s4H2LH")
 _END_LOCATOR_64: Final = struct.Struct("<4sLQL")
@@ -307,21 +309,20 @@ def _read_header(name: str, member: _Member, member_bytes: int) -> ArrayHeader:
     offset = len(prefix) + length
     if length > MAX_HEADER_BYTES or offset > member_bytes:
         raise CorruptArray(f"{name} declares a header of {length} bytes")
-    text = io.BytesIO(prefix[8:] + member.read(length))
-    parse = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     try:
-        shape, fortran, dtype = parse(text, max_header_size=MAX_HEADER_BYTES)
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError, KeyError) as error:
+        fields = ast.literal_eval(member.read(length).decode("latin-1").strip())
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
         raise CorruptArray(f"{name} has a malformed header ({type(error).__name__})") from None
-    if (
-        dtype.kind not in READABLE_KINDS
-        or dtype.fields is not None
-        or (dtype.hasobject and dtype != np.dtype(object))
-    ):
-        raise CorruptArray(f"{name} has dtype {dtype}, which no training array has")
-    if len(shape) > 8 or any(type(size) is not int or size < 0 for size in shape):
+    match fields:
+        case {"descr": str(code), "fortran_order": bool(fortran), "shape": tuple(shape)} if len(fields) == 3:
+            pass
+        case _:
+            raise CorruptArray(f"{name} has a header that describes no plain array")
+    if not _DTYPE.fullmatch(code):
+        raise CorruptArray(f"{name} has dtype {code[:40]!r}, which no training array has")
+    if len(shape) > MAX_DIMENSIONS or any(type(size) is not int or size < 0 for size in shape):
         raise CorruptArray(f"{name} declares an impossible shape")
-    return ArrayHeader(name, dtype, shape, bool(fortran), offset, member_bytes - offset)
+    return ArrayHeader(name, np.dtype(code), shape, fortran, offset, member_bytes - offset)
 
 
 def _as_array(data: bytes, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:

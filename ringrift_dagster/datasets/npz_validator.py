@@ -392,7 +392,7 @@ class _Inspection:
         start = 0
         for block in self.archive.blocks(header):
             if digest is not None:
-                digest.update(np.ascontiguousarray(block).data.cast("B"))
+                digest.update(block.view(np.uint8).data)
             if block.dtype.kind == "f":
                 finite = _finite(block)
                 if finite is not None:

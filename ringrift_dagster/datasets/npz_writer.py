@@ -106,6 +106,15 @@ def integers(values: Iterable[NDArray[np.int32]]) -> ObjectItems:
         yield opcodes.tobytes(), "".join(map(str, block.tolist())).encode()
 
 
+def floats(values: Iterable[NDArray[np.float32]]) -> ObjectItems:
+    """Items that are Python floats."""
+    for block in values:
+        opcodes = np.empty(len(block), dtype=[("code", "S1"), ("value", ">f8")])
+        opcodes["code"] = b"G"
+        opcodes["value"] = block
+        yield opcodes.tobytes(), "".join(map(str, block.tolist())).encode()
+
+
 def small_arrays(values: Iterable[Iterable[NDArray]]) -> ObjectItems:
     """Items that are one-dimensional numeric arrays of different lengths."""
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ringrift_dagster.datasets.canonical_games import summarise
+from ringrift_dagster.datasets.npz_export import manifest_path_of
 from ringrift_dagster.games.config import CONFIG_KEYS
 from ringrift_dagster.games.sources import registration
 from ringrift_dagster.home import Home
@@ -58,14 +59,16 @@ def overview(home: Home) -> Iterator[ConfigState]:
 
 
 def _quarantined(path: Path) -> dict[str, int]:
+    """Rejected games by reason; a game that several snapshots of a database show counts once."""
     if not path.exists():
         return {}
     with path.open() as lines:
-        return dict(Counter(json.loads(line)["reason"] for line in lines))
+        games = {(entry["game_id"], entry["reason"]) for entry in map(json.loads, lines)}
+    return dict(sorted(Counter(reason for _, reason in games if reason != "unfinished").items()))
 
 
 def _training_set(path: Path) -> TrainingSet | None:
-    manifest = path.with_suffix(".manifest.json")
+    manifest = manifest_path_of(path)
     if not (path.exists() and manifest.exists()):
         return None
     said = json.loads(manifest.read_bytes())

@@ -1,7 +1,9 @@
-"""One consistent copy of a SQLite database that may be in use: the program `snapshots` starts in a process of its own.
+"""One consistent copy of a SQLite database that may be in use: the program `snapshots` starts in a process of
+its own.
 
-A process of its own, because closing any file of a database drops all POSIX locks its process holds on it, and because a
-copy that hangs can then be killed. Run as a script, without the package: only the standard library belongs here.
+A process of its own, because closing any file of a database drops all POSIX locks its process holds on it,
+and because a copy that hangs can then be killed. Run as a script, without the package: only the standard
+library belongs here.
 """
 
 from __future__ import annotations

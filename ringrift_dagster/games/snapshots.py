@@ -1,13 +1,13 @@
 """Snapshots of live databases: consistent, checked, immutable copies named by their content.
 
-A source database grows while it is read and is never copied as a file. Here: finding sources below a directory, and making
-one snapshot. Which snapshots a config has is `sources`' business; what is in a database `database`'s.
+A source database grows while it is read and is never copied as a file. Here: finding sources below a
+directory, and making one snapshot. Which snapshots a config has is `sources`' business; what is in a
+database `database`'s.
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import stat
 import subprocess
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ringrift_dagster.games import online_backup
-from ringrift_dagster.games.database import DatabaseUnreadable, describe
+from ringrift_dagster.games.database import DatabaseUnreadable, describe, file_sha256
 
 BACKUP_TIMEOUT_SECONDS = 900.0
 """A source that stays locked, or a disk that hangs, for so long counts as unreadable."""
@@ -26,7 +26,8 @@ BACKUP_TIMEOUT_SECONDS = 900.0
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One snapshot. `size` in bytes; `config_counts` maps config keys to finished games; `newest_game` is ISO time."""
+    """One snapshot. `size` in bytes; `config_counts` maps config keys to finished games; `newest_game` is ISO
+    time."""
 
     source: Path
     path: Path
@@ -37,10 +38,10 @@ class Snapshot:
 
 
 def discover(root: Path) -> list[Path]:
-    """The databases (`*.db`, not hidden) at any depth below `root`, sorted; empty if there is no such directory.
+    """The databases (`*.db`, not hidden) at any depth below `root`, sorted; none if there is no such place.
 
-    A symbolic link counts only if it leads to a regular file below `root` that is not found anyway; links that dangle,
-    loop or lead elsewhere are passed over, and so are directories that cannot be listed.
+    A symbolic link counts only if it leads to a regular file below `root` that is not found anyway; links
+    that dangle, loop or lead elsewhere are passed over, and so are directories that cannot be listed.
     """
     real_root = Path(os.path.realpath(root))
     found: dict[str, Path] = {}
@@ -60,21 +61,24 @@ def discover(root: Path) -> list[Path]:
 def snapshot(source: Path, into: Path) -> Snapshot:
     """Copy `source` consistently into the directory `into` as `<sha256>.db`.
 
-    The copy is complete to a commit, passed SQLite's quick_check, and appears under its name only when it is on disk.
-    Equal content gives the same file, which is then left as it is. Raises DatabaseUnreadable for a source that is no
-    sound game database, and OSError if `into` cannot hold the copy.
+    The copy is complete to a commit, passed SQLite's quick_check, and appears under its name only when it
+    is on disk. Equal content gives the same file, which is then left as it is. Raises DatabaseUnreadable
+    for a source that is no sound game database, and OSError if `into` cannot hold the copy.
     """
     if not _is_regular(source):
-        raise DatabaseUnreadable(f"{source}: no such file, or not a regular file")
+        raise DatabaseUnreadable(source, "no such file, or not a regular file")
     if source.stat().st_size == 0 and not _has_content(source.with_name(source.name + "-wal")):
-        raise DatabaseUnreadable(f"{source}: the file is empty")
+        raise DatabaseUnreadable(source, "the file is empty")
     into.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".snapshot-", dir=into) as staging:
         copy = Path(staging, "copy.db")
         _back_up(source, copy)
-        summary = describe(copy)
+        try:
+            summary = describe(copy)
+        except DatabaseUnreadable as error:
+            raise DatabaseUnreadable(source, error.detail) from None
+        digest = file_sha256(copy)
         with copy.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
             os.fsync(file.fileno())
         size = copy.stat().st_size
         final = into / f"{digest}.db"
@@ -99,13 +103,13 @@ def _back_up(source: Path, copy: Path) -> None:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise DatabaseUnreadable(f"{source}: not copied within {BACKUP_TIMEOUT_SECONDS:.0f} s") from None
+        raise DatabaseUnreadable(source, f"not copied within {BACKUP_TIMEOUT_SECONDS:.0f} s") from None
     said = done.stderr.strip().splitlines()
     reason = said[-1] if said else f"the backup ended with status {done.returncode}"
     if done.returncode == online_backup.EXIT_NO_ROOM:
         raise OSError(errno.ENOSPC, f"no room for a snapshot of {source}", str(copy.parent.parent))
     if done.returncode:
-        raise DatabaseUnreadable(f"{source}: {reason}")
+        raise DatabaseUnreadable(source, f"{reason}")
 
 
 def _database_names(root: Path) -> Iterator[Path]:

@@ -161,3 +161,20 @@ def find_border(topology, position, cells, out):
                 out[count] = beside
                 count += 1
     return count
+
+
+@compiled
+def claimable_region_at(topology, position, cell, player, recovered, out):
+    """Collect a region around `cell` that `player` may claim into `out`; the last that a search by colours finds; count or 0."""
+    colours = _border_colours(position)
+    found = 0
+    for step in range(position.players + 1):
+        colour = (step + 1) % (position.players + 1)  # by markers first, ANY_MARKER last
+        if colours >> colour & 1 == 0 or _is_border(position, cell, colour):
+            continue
+        position.seen[:] = 0
+        count, met_marker = flood(topology, position, cell, colour, position.seen, position.out)
+        if _is_claimable(position, colour, met_marker, position.out[:count], player, recovered):
+            out[:count] = position.out[:count]
+            found = count
+    return found
