@@ -219,7 +219,7 @@ def judge_summary(stated: object, *, database: str, content: DatabaseContent | N
 
 
 def _judge_parity(stated: dict[str, Any], games: int | None, reasons: list[str]) -> dict[str, Any]:
-    """The parity part, in either of its shapes: the wrapper of a self-play run, or the bare parity summary."""
+    """The parity part in either shape: the wrapper of a self-play run, or the bare parity summary."""
     gate = _section(stated, "parity_gate")
     wrapped = "parity_summary" in gate
     summary = _section(gate, "parity_summary") if wrapped else gate

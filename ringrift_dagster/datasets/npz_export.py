@@ -20,7 +20,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 import orjson
@@ -342,7 +342,7 @@ class _Content:
 def _write(
     config: Config,
     taken: _Taken,
-    file: IO[bytes],
+    file: BinaryIO,
     staging: Path,
     stack: ExitStack,
     targets: ValueTargets,
@@ -374,53 +374,52 @@ def _write(
             phase_counts[:] += np.bincount(block, minlength=len(Phase))
             yield block
 
-    npz = NpzWriter(file)  # type: ignore[arg-type]
-    float32, int32 = np.dtype(np.float32), np.dtype(np.int32)
-    npz.numeric("features", (samples, spec.in_channels, spec.spatial, spec.spatial), float32, features())
-    npz.numeric("globals", (samples, GLOBAL_FEATURES), float32, vectors.blocks())
-    npz.numeric("values", (samples,), float32, values.blocks())
-    _write_policy(npz, taken, samples)
-    npz.scalar("board_type", config.board)
-    npz.scalar("board_size", spec.spatial)
-    npz.scalar("history_length", HISTORY_LENGTH)
-    npz.scalar("feature_version", FEATURE_VERSION)
-    npz.scalar("policy_encoding", "board_aware")
-    npz.numeric("move_numbers", (samples,), int32, taken.move_numbers.blocks())
-    npz.numeric("total_game_moves", (samples,), int32, of_games(taken.totals, np.int32))
-    npz.objects("phases", (samples,), repeated(_PHASE_NAMES, counted_phases()))
-    npz.objects("victory_types", (samples,), words(taken.victory))
-    npz.objects("engine_modes", (samples,), words(taken.engine))
-    npz.objects("move_types", (samples,), repeated(_MOVE_NAMES, taken.move_types.blocks()))
-    npz.numeric("opponent_elo", (samples,), float32, of_games(taken.opponent_elo, np.float32))
-    npz.numeric("generator_elo", (samples,), float32, of_games(taken.generator_elo, np.float32))
-    npz.numeric("quality_score", (samples,), float32, of_games(taken.quality, np.float32))
-    npz.objects("opponent_types", (samples,), words(taken.opponent))
-    npz.scalar("encoder_type", spec.encoder_type)
-    npz.scalar("encoder_version", "v3")  # RingRift writes v3 on square boards too
-    npz.scalar("in_channels", spec.in_channels)
-    npz.scalar("policy_size", POLICY_SIZES[config.board])
-    npz.scalar("max_policy_index", taken.largest_policy)
-    npz.scalar("policies_normalized", True)
-    npz.scalar("export_version", EXPORT_VERSION)
-    npz.numeric("values_mp", (samples, 4), float32, of_games(np.array(by_seat), np.float32))
-    players = [config.players] * len(taken.counts)
-    npz.numeric("num_players", (samples,), int32, of_games(players, np.int32))
-    npz.scalar("spatial_size", spec.spatial)
-    content = dict(npz.checksums)
-    npz.objects(
-        "metadata",
-        (),
-        dictionary(
-            {
-                "export_time": datetime.now(tz=UTC).isoformat(),
-                "newest_game_time": taken.newest,
-                "game_count": len(taken.counts),
-                "sample_count": samples,
-            }
-        ),
-    )
-    npz.scalar("data_checksums", json.dumps(npz.checksums, sort_keys=True))
-    npz.close()
+    with NpzWriter(file) as npz:
+        float32, int32 = np.dtype(np.float32), np.dtype(np.int32)
+        npz.numeric("features", (samples, spec.in_channels, spec.spatial, spec.spatial), float32, features())
+        npz.numeric("globals", (samples, GLOBAL_FEATURES), float32, vectors.blocks())
+        npz.numeric("values", (samples,), float32, values.blocks())
+        _write_policy(npz, taken, samples)
+        npz.scalar("board_type", config.board)
+        npz.scalar("board_size", spec.spatial)
+        npz.scalar("history_length", HISTORY_LENGTH)
+        npz.scalar("feature_version", FEATURE_VERSION)
+        npz.scalar("policy_encoding", "board_aware")
+        npz.numeric("move_numbers", (samples,), int32, taken.move_numbers.blocks())
+        npz.numeric("total_game_moves", (samples,), int32, of_games(taken.totals, np.int32))
+        npz.objects("phases", (samples,), repeated(_PHASE_NAMES, counted_phases()))
+        npz.objects("victory_types", (samples,), words(taken.victory))
+        npz.objects("engine_modes", (samples,), words(taken.engine))
+        npz.objects("move_types", (samples,), repeated(_MOVE_NAMES, taken.move_types.blocks()))
+        npz.numeric("opponent_elo", (samples,), float32, of_games(taken.opponent_elo, np.float32))
+        npz.numeric("generator_elo", (samples,), float32, of_games(taken.generator_elo, np.float32))
+        npz.numeric("quality_score", (samples,), float32, of_games(taken.quality, np.float32))
+        npz.objects("opponent_types", (samples,), words(taken.opponent))
+        npz.scalar("encoder_type", spec.encoder_type)
+        npz.scalar("encoder_version", "v3")  # RingRift writes v3 on square boards too
+        npz.scalar("in_channels", spec.in_channels)
+        npz.scalar("policy_size", POLICY_SIZES[config.board])
+        npz.scalar("max_policy_index", taken.largest_policy)
+        npz.scalar("policies_normalized", True)
+        npz.scalar("export_version", EXPORT_VERSION)
+        npz.numeric("values_mp", (samples, 4), float32, of_games(np.array(by_seat), np.float32))
+        players = [config.players] * len(taken.counts)
+        npz.numeric("num_players", (samples,), int32, of_games(players, np.int32))
+        npz.scalar("spatial_size", spec.spatial)
+        content = dict(npz.checksums)
+        npz.objects(
+            "metadata",
+            (),
+            dictionary(
+                {
+                    "export_time": datetime.now(tz=UTC).isoformat(),
+                    "newest_game_time": taken.newest,
+                    "game_count": len(taken.counts),
+                    "sample_count": samples,
+                }
+            ),
+        )
+        npz.scalar("data_checksums", json.dumps(npz.checksums, sort_keys=True))
     named = {name: int(count) for name, count in zip(_PHASE_NAMES, phase_counts, strict=True) if count}
     return _Content(samples, named, content)
 

@@ -13,9 +13,11 @@ import queue
 import struct
 import threading
 import zipfile
+from collections import deque
 from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,28 +27,36 @@ COMPRESSION_LEVEL = 6
 """zlib-ng's level 6 makes files as small as zlib's at more than twice the speed."""
 
 _AHEAD = 2
-"""Blocks that may wait for the compressor; what is encoded ahead of it is bounded by this."""
+"""Blocks that may wait for a compressor; what is encoded ahead of it is bounded by this."""
+
+_PIECE = 1 << 20
+_WORKERS = min(4, os.cpu_count() or 1)
 
 
 class NpzWriter:
-    """A new NPZ file. Members are compressed in a thread of their own while the caller makes the next block.
+    """A new NPZ file, complete when the `with` block ends. Members are compressed by threads while the caller makes the next block.
 
     `checksums` has, for every member written, RingRift's digest of it: SHA-256 over shape, dtype and content.
     """
 
-    def __init__(self, file: io.BufferedIOBase) -> None:
+    def __init__(self, file: BinaryIO) -> None:
         self._zip = zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, allowZip64=True)
+        self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="deflate")
         self.checksums: dict[str, str] = {}
 
-    def close(self) -> None:
-        """Write the archive's directory."""
-        self._zip.close()
+    def __enter__(self) -> NpzWriter:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._pool.shutdown()
+        if kind is None:
+            self._zip.close()
 
     def numeric(self, name: str, shape: tuple[int, ...], dtype: np.dtype, blocks: Iterable[NDArray]) -> None:
         """Write a numeric array from blocks along its first axis. Raises ValueError when they do not fill `shape` exactly."""
         digest = _digest_of(shape, dtype)
         expected = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        with _Member(self._zip, name, shape, dtype) as member:
+        with _Member(self._zip, self._pool, name, shape, dtype) as member:
             for block in blocks:
                 if block.dtype != dtype:
                     raise ValueError(f"{name}: block of {block.dtype}, array of {dtype}")
@@ -63,7 +73,7 @@ class NpzWriter:
     def objects(self, name: str, shape: tuple[int, ...], items: ObjectItems) -> None:
         """Write an array of Python objects."""
         digest = _digest_of(shape, np.dtype(object))
-        with _Member(self._zip, name, shape, np.dtype(object)) as member:
+        with _Member(self._zip, self._pool, name, shape, np.dtype(object)) as member:
             member.put(_pickle_head(shape), None)
             for opcodes, texts in items:
                 member.put(opcodes, None)
@@ -153,12 +163,18 @@ def _digest_of(shape: tuple[int, ...], dtype: np.dtype) -> hashlib._Hash:
 class _Member:
     """One .npy file inside the archive, written by a thread."""
 
-    def __init__(self, archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    def __init__(
+        self,
+        archive: zipfile.ZipFile,
+        pool: ThreadPoolExecutor,
+        name: str,
+        shape: tuple[int, ...],
+        dtype: np.dtype,
+    ) -> None:
         info = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
         info.compress_type = zipfile.ZIP_DEFLATED
         self._handle = archive.open(info, "w", force_zip64=True)
-        # The same stream as zlib's, from a faster implementation.
-        self._handle._compressor = zlib_ng.compressobj(COMPRESSION_LEVEL, zlib_ng.DEFLATED, -15)  # type: ignore[attr-defined]
+        self._handle._compressor = _Deflate(pool)  # type: ignore[attr-defined]
         header = io.BytesIO()
         descr = np.lib.format.dtype_to_descr(dtype) if dtype != object else "|O"
         np.lib.format.write_array_header_1_0(header, {"descr": descr, "fortran_order": False, "shape": shape})
@@ -207,6 +223,49 @@ class _Member:
             self._handle.close()
         except (OSError, ValueError, RuntimeError):
             pass
+
+
+class _Deflate:
+    """A deflate stream made of pieces that are compressed in parallel, as pigz does; stands in for zlib's compressor.
+
+    Pieces end at byte boundaries, so that their concatenation is one stream that any reader takes.
+    """
+
+    def __init__(self, pool: ThreadPoolExecutor) -> None:
+        self._pool = pool
+        self._gathered: list[bytes | memoryview] = []
+        self._size = 0
+        self._pending: deque[Future[bytes]] = deque()
+
+    def compress(self, data: bytes | memoryview) -> bytes:
+        """Take data in; returns what is ready of the stream."""
+        self._gathered.append(data)
+        self._size += len(data)
+        if self._size < _PIECE:
+            return b""
+        self._submit()
+        return self._ready(_WORKERS)
+
+    def flush(self) -> bytes:
+        """The rest of the stream."""
+        self._submit()
+        return self._ready(0) + zlib_ng.compressobj(1, zlib_ng.DEFLATED, -15).flush()
+
+    def _submit(self) -> None:
+        if self._gathered:
+            self._pending.append(self._pool.submit(_deflate, self._gathered))
+            self._gathered, self._size = [], 0
+
+    def _ready(self, leave: int) -> bytes:
+        done: list[bytes] = []
+        while len(self._pending) > leave:
+            done.append(self._pending.popleft().result())
+        return b"".join(done)
+
+
+def _deflate(pieces: list[bytes | memoryview]) -> bytes:
+    compressor = zlib_ng.compressobj(COMPRESSION_LEVEL, zlib_ng.DEFLATED, -15)
+    return b"".join([*map(compressor.compress, pieces), compressor.flush(zlib_ng.Z_SYNC_FLUSH)])
 
 
 def _constant(value: str | int | float | None) -> bytes:
