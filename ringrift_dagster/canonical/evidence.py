@@ -55,9 +55,7 @@ class RegistryRow:
     notes: str
 
 
-def gather(
-    database: Path, *, registry_dirs: Sequence[Path] = (), content: DatabaseContent | None = None
-) -> dict[str, Any]:
+def gather(database: Path, *, registry_dirs: Sequence[Path] = (), content: DatabaseContent | None = None) -> dict[str, Any]:
     """All evidence about one database, as JSON-able values; never raises.
 
     `registry`: the row named after the file, or None. `gate_summary`: what the summary states and whether
@@ -199,13 +197,10 @@ def judge_summary(stated: object, *, database: str, content: DatabaseContent | N
         matches = games == content.games and moves == content.moves
         if not matches:
             reasons.append(
-                f"it describes {_said(games)} games and {_said(moves)} moves, "
-                f"the database has {content.games} and {content.moves}"
+                f"it describes {_said(games)} games and {_said(moves)} moves, the database has {content.games} and {content.moves}"
             )
         if set(content.configs) - {config}:
-            reasons.append(
-                f"it is about {config[:40]}, the database holds {', '.join(sorted(content.configs))}"
-            )
+            reasons.append(f"it is about {config[:40]}, the database holds {', '.join(sorted(content.configs))}")
     return {
         "accepted": not reasons,
         "canonical_ok": stated["canonical_ok"] is True,
@@ -252,9 +247,7 @@ def _parity_status(database: Path, notes: list[str]) -> dict[str, int] | None:
         with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as connection:
             if not any(row[1] == "parity_status" for row in connection.execute("PRAGMA table_info(games)")):
                 return None
-            rows = connection.execute(
-                "SELECT parity_status, COUNT(*) FROM games GROUP BY 1 ORDER BY 1"
-            ).fetchall()
+            rows = connection.execute("SELECT parity_status, COUNT(*) FROM games GROUP BY 1 ORDER BY 1").fetchall()
     except (sqlite3.Error, ValueError) as error:
         notes.append(f"parity marks cannot be read: {error}")
         return None

@@ -39,7 +39,13 @@ from ringrift_dagster.games.moves import (
     UnreadableMove,
     pack,
 )
-from ringrift_dagster.games.position import COMPLETED, Position, UnreadableState, empty_position, read_position
+from ringrift_dagster.games.position import (
+    COMPLETED,
+    Position,
+    UnreadableState,
+    empty_position,
+    read_position,
+)
 from ringrift_dagster.games.replay import replay
 from ringrift_dagster.games.rules.legality import CONTRACT, FAULT_TEXT, Fault
 
@@ -172,9 +178,7 @@ class Gate:
             )
         return JudgedGame(record, verdict, config, moves, bool(start is not None and start.swap_rule))
 
-    def _play(
-        self, record: GameRecord, config: Config, start: Position, moves: PackedMoves, digest: str
-    ) -> GameVerdict:
+    def _play(self, record: GameRecord, config: Config, start: Position, moves: PackedMoves, digest: str) -> GameVerdict:
         claims = _claims(record)
         stored = self._store.get(digest, claims, RULES_VERSION) if self._store else None
         if stored is None:
@@ -278,7 +282,9 @@ def _check_contract(record: GameRecord, moves: PackedMoves) -> None:
             raise _Rejected("phase_contract", f"{_name(column_kind)} in phase {_name(column_phase)}", index)
         if move.record.get("phase") is not None and column_phase != move.record["phase"]:
             raise _Rejected(
-                "phase_contract", f"column says phase {_name(column_phase)}, record {_name(move.record['phase'])}", index
+                "phase_contract",
+                f"column says phase {_name(column_phase)}, record {_name(move.record['phase'])}",
+                index,
             )
         if column_phase is not None and not _pair_allowed(column_phase, column_kind):
             raise _Rejected("phase_contract", f"{_name(column_kind)} in phase {_name(column_phase)}", index)
@@ -309,7 +315,9 @@ def _replay(record: GameRecord, config: Config, start: Position, moves: PackedMo
         found = hash_text_of(int(played.hashes[claim.played]))
         if expected != found:
             raise _Rejected(
-                "state_hash_mismatch", f"recorded {_name(expected)}, replayed {found}", max(0, claim.played - 1)
+                "state_hash_mismatch",
+                f"recorded {_name(expected)}, replayed {found}",
+                max(0, claim.played - 1),
             )
     if played.fault is not Fault.NONE:
         row = moves.rows[played.played]
@@ -365,9 +373,7 @@ def _claims(record: GameRecord) -> str:
     return digest.hexdigest()
 
 
-def judged_games(
-    database: GameDatabase, gate: Gate, config: Config | None = None
-) -> Iterator[JudgedGame]:
+def judged_games(database: GameDatabase, gate: Gate, config: Config | None = None) -> Iterator[JudgedGame]:
     """Every game of a database with its verdict, in the database's own order."""
     for record in database.games(config):
         yield gate.judge(record)
@@ -405,9 +411,7 @@ def _verify_one(path: Path, gate: Gate, wanted: Config | None, progress: Progres
                 verdict = judged.verdict
                 configs[judged.record.config_key] += 1
                 if wanted is not None and verdict.reason is None and judged.config != wanted:
-                    verdict = GameVerdict(
-                        verdict.game_id, verdict.digest, "wrong_config", detail=f"not a {wanted.key} game"
-                    )
+                    verdict = GameVerdict(verdict.game_id, verdict.digest, "wrong_config", detail=f"not a {wanted.key} game")
                 found[verdict.reason or "canonical"] += 1
                 report.moves += verdict.moves
                 report.hashes_checked += verdict.hashes_checked

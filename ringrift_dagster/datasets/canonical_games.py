@@ -142,9 +142,7 @@ class AppendResult:
     bytes: int
 
 
-def append_canonical(
-    config: str, databases: Sequence[Path], home: Home, progress: Progress | None = None
-) -> AppendResult:
+def append_canonical(config: str, databases: Sequence[Path], home: Home, progress: Progress | None = None) -> AppendResult:
     """Judge the games of `databases` and append the canonical ones that the store lacks; the rest go to quarantine.
 
     Idempotent: a game already in the store is passed over. A database that cannot be read is reported and stops no other.
@@ -271,9 +269,7 @@ def summarise(config: str, home: Home) -> CanonicalSummary:
         phases=dict(phases),
         outcomes=dict(sorted(outcomes.items())),
         victory_types=dict(endings),
-        databases=[
-            {"name": name, "sha256": sha256, "games": count} for (name, sha256), count in sorted(sources.items())
-        ],
+        databases=[{"name": name, "sha256": sha256, "games": count} for (name, sha256), count in sorted(sources.items())],
     )
 
 
@@ -289,7 +285,10 @@ def check_store(config: str, home: Home) -> list[str]:
                 if file_sha256(file)[:16] != file.stem.rpartition("-")[2]:
                     problems.append(f"{file.name}: content is not what its name says")
             metadata = pq.read_schema(path).metadata or {}
-            for key, expected in ((b"ringrift.config", wanted.key), (b"ringrift.rules_version", RULES_VERSION)):
+            for key, expected in (
+                (b"ringrift.config", wanted.key),
+                (b"ringrift.rules_version", RULES_VERSION),
+            ):
                 if metadata.get(key, b"").decode() != expected:
                     problems.append(f"{path.name}: {key.decode()} is {metadata.get(key, b'').decode()!r}, not {expected!r}")
             digests = _column(path, "digest")
@@ -362,9 +361,7 @@ def _append(config: Config, home: Home, accepted: list[JudgedGame], name: str, s
     moves = pa.Table.from_pylist([row for judged in accepted for row in _move_rows(judged)], schema=MOVES)
     moves_file = _write(directory, f"moves-{number:06d}", moves, provenance)
     games = pa.Table.from_pylist([_game_row(config, judged, name, sha256) for judged in accepted], schema=GAMES)
-    games_file = _write(
-        directory, f"games-{number:06d}", games, {**provenance, "ringrift.moves_file": moves_file.name}
-    )
+    games_file = _write(directory, f"games-{number:06d}", games, {**provenance, "ringrift.moves_file": moves_file.name})
     return [games_file, moves_file]
 
 

@@ -232,7 +232,17 @@ def _encode_frame(tables, position, out):
 
 @compiled
 def _encode_moves(
-    tables, position, rows, cells, territory_threshold, history, features, global_vectors, players, phases, last_seen
+    tables,
+    position,
+    rows,
+    cells,
+    territory_threshold,
+    history,
+    features,
+    global_vectors,
+    players,
+    phases,
+    last_seen,
 ):
     """Encode the position before each of `rows` and play it; `history` holds the three frames before, newest first."""
     frame = features.shape[1] // 4

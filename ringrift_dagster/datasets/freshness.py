@@ -9,14 +9,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from ringrift_dagster.datasets.canonical_games import summarise
+import pyarrow as pa
+
+from ringrift_dagster.datasets.canonical_games import CorruptStore, summarise
 from ringrift_dagster.games.config import CONFIG_KEYS
 from ringrift_dagster.home import Home
+
+STATES = ("fresh", "aging", "stale", "no data", "damaged")
+"""Younger than the warning age; older; older than the failing age; no canonical game; a store that cannot be read."""
 
 
 @dataclass(frozen=True)
 class Freshness:
-    """The state of one config: `fresh`, `aging` (older than the warning age), `stale`, or `no data`."""
+    """The state of one config, one of STATES."""
 
     config: str
     games: int
@@ -28,7 +33,11 @@ class Freshness:
 def freshness(home: Home, now: datetime, *, warn: timedelta, fail: timedelta) -> Iterator[Freshness]:
     """The state of each of the twelve configs at `now` (an aware time)."""
     for config in CONFIG_KEYS:
-        store = summarise(config, home)
+        try:
+            store = summarise(config, home)
+        except (CorruptStore, OSError, pa.ArrowException):
+            yield Freshness(config, 0, None, None, "damaged")
+            continue
         newest = recorded_time(store.newest_game)
         age = now - newest if newest else None
         yield Freshness(config, store.games, newest, age, _state(age, warn, fail))

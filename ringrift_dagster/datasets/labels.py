@@ -183,8 +183,7 @@ def _canonical_ranks(end: Position, last_seen: NDArray[np.int64]) -> dict[int, i
 def _ringrift_ranks(end: Position) -> dict[int, int]:
     """Its order: eliminated rings, then territory; seats break ties."""
     scores = {
-        player: (int(end.eliminated[player]), int(end.territory[player]), -player)
-        for player in range(1, int(end.players) + 1)
+        player: (int(end.eliminated[player]), int(end.territory[player]), -player) for player in range(1, int(end.players) + 1)
     }
     return _ranks(scores)
 

@@ -11,7 +11,7 @@ import errno
 import fcntl
 import hashlib
 import json
-import os
+import shutil
 import tempfile
 import time
 from collections import Counter
@@ -132,9 +132,7 @@ def export_databases(
                             continue
                         accepted += 1
                         yield CanonicalGame.of(judged)
-                    sources.databases.append(
-                        {"name": path.name, "sha256": file_sha256(path), "games": accepted}
-                    )
+                    sources.databases.append({"name": path.name, "sha256": file_sha256(path), "games": accepted})
             except DatabaseUnreadable as error:
                 raise ExportError("unreadable", str(error)) from error
 
@@ -170,7 +168,7 @@ def _export(
     try:
         with ExitStack() as stack:
             stack.enter_context(_sole_export(out))
-            staging = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".export-", dir=out.parent)))
+            staging = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=_staging(out), dir=out.parent)))
             taken = _take_in(config, games, staging, stack)
             if not taken.counts:
                 raise ExportError("no_games", f"no canonical {config.key} game to export{_reasons(sources.rejected)}")
@@ -179,7 +177,7 @@ def _export(
                 content = _write(config, taken, file, staging, stack, targets, progress)
             return _publish(config, taken, sources, staged, out, targets, content, started)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise ExportError("disk_full", f"no space left for {out}: free some and run it again") from error
         raise ExportError("unwritable", f"cannot write {out}: {error.strerror or error}") from error
 
@@ -197,14 +195,20 @@ def _sole_export(out: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ExportError("busy", f"another export of {out} is running: wait for it") from error
+        for left_behind in out.parent.glob(_staging(out) + "*"):
+            shutil.rmtree(left_behind)  # of an export that was killed: its lock is free
         yield
+
+
+def _staging(out: Path) -> str:
+    return f".{out.name}.export-"
 
 
 class _Spool:
     """Rows of one dtype on disk: written in order, read back in blocks."""
 
     def __init__(self, staging: Path, dtype: type[np.generic], width: int, stack: ExitStack) -> None:
-        self._file: IO[bytes] = stack.enter_context(tempfile.TemporaryFile(dir=staging))
+        self._file: IO[bytes] = stack.enter_context(tempfile.TemporaryFile(dir=staging))  # noqa: SIM115 - the stack is its context
         self._dtype = np.dtype(dtype)
         self._width = width
 
@@ -292,9 +296,7 @@ def _take_in(config: Config, games: Iterable[CanonicalGame], staging: Path, stac
     return taken
 
 
-def _take_policy(
-    config: Config, game: CanonicalGame, policy: NDArray[np.int32], numbers: NDArray[np.int64], taken: _Taken
-) -> None:
+def _take_policy(config: Config, game: CanonicalGame, policy: NDArray[np.int32], numbers: NDArray[np.int64], taken: _Taken) -> None:
     """Spool the policy targets of a game: the move played, or a search's probabilities where these were recorded."""
     start = empty_position(config)
     start.swap_rule = game.swap_rule
@@ -304,9 +306,7 @@ def _take_policy(
     indices = np.concatenate([target[0] for target in targets]) if soft else policy[numbers]
     lengths = np.array([len(target[0]) for target in targets]) if soft else np.ones(len(numbers))
     taken.policy.append(indices)
-    taken.policy_weights.append(
-        np.concatenate([target[1] for target in targets]) if soft else np.ones(len(numbers))
-    )
+    taken.policy_weights.append(np.concatenate([target[1] for target in targets]) if soft else np.ones(len(numbers)))
     taken.policy_lengths.append(lengths)
     taken.largest_policy = max(taken.largest_policy, int(indices.max()))
     taken.widths.update(np.unique(lengths).astype(int).tolist())
@@ -318,7 +318,11 @@ def _write_policy(npz: NpzWriter, taken: _Taken, samples: int) -> None:
         shape = (samples, *taken.widths)
         npz.objects("policy_indices", shape, integers(taken.policy.blocks()))
         if taken.widths == {1}:
-            npz.objects("policy_values", shape, repeated((1.0,), _per_sample(np.zeros(len(taken.counts), np.uint8), taken.counts)))
+            npz.objects(
+                "policy_values",
+                shape,
+                repeated((1.0,), _per_sample(np.zeros(len(taken.counts), np.uint8), taken.counts)),
+            )
         else:
             npz.objects("policy_values", shape, floats(taken.policy_weights.blocks()))
         return
@@ -443,9 +447,7 @@ def _encoded(
     for spool in (taken.rows, taken.cells):
         spool.rewind()
     for index, (moves, cells) in enumerate(taken.sizes):
-        packed = PackedMoves(
-            taken.rows.read(moves).astype(np.int64), taken.cells.read(cells)[:, 0].astype(np.int64)
-        )
+        packed = PackedMoves(taken.rows.read(moves).astype(np.int64), taken.cells.read(cells)[:, 0].astype(np.int64))
         keep = policy_indices(config, packed) != NO_POLICY
         start = empty_position(config)
         start.swap_rule = taken.swap_rules[index]
@@ -513,9 +515,7 @@ def _publish(
         problems = "; ".join(f"{error['code']}: {error['detail']}" for error in report["errors"][:3])
         raise ExportError("invalid_output", f"the export of {out} did not validate and was discarded: {problems}")
     spec = encoding(config)
-    content_digest = hashlib.sha256(
-        orjson.dumps(content.checksums, option=orjson.OPT_SORT_KEYS)
-    ).hexdigest()
+    content_digest = hashlib.sha256(orjson.dumps(content.checksums, option=orjson.OPT_SORT_KEYS)).hexdigest()
     result = ExportResult(
         path=out,
         manifest_path=manifest_path_of(out),
@@ -524,7 +524,7 @@ def _publish(
         content_digest=content_digest,
         samples=content.samples,
         games=len(taken.counts),
-        bytes=os.path.getsize(staged),
+        bytes=staged.stat().st_size,
         newest_game=taken.newest,
         digest_root=digest_root(taken.digests),
         value_targets=targets.value,

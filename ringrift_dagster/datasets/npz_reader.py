@@ -149,9 +149,7 @@ class NpzArchive:
         with _Member(self._zip, info) as member:
             header = _read_header(name, member, info.file_size)
         if not header.is_object and header.size != prod(header.shape) * header.dtype.itemsize:
-            raise CorruptArray(
-                f"{name} declares {header.dtype} {header.shape}, but holds {header.size} bytes of data"
-            )
+            raise CorruptArray(f"{name} declares {header.dtype} {header.shape}, but holds {header.size} bytes of data")
         return header
 
     def blocks(self, header: ArrayHeader) -> Iterator[npt.NDArray[Any]]:
@@ -179,9 +177,7 @@ class NpzArchive:
     def object_array(self, header: ArrayHeader) -> ObjectArray:
         """An object array, whole. Raises `object_arrays.ObjectArrayError` besides `NpzError`."""
         if header.size > MAX_PAYLOAD_BYTES:
-            raise Oversize(
-                f"{header.name} holds {header.size} bytes of objects; at most {MAX_PAYLOAD_BYTES} are read"
-            )
+            raise Oversize(f"{header.name} holds {header.size} bytes of objects; at most {MAX_PAYLOAD_BYTES} are read")
         with _Member(self._zip, self._members[header.name]) as member:
             member.read(header.offset)
             payload = member.read(header.size)

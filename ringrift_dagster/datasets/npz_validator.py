@@ -363,9 +363,7 @@ class _Inspection:
         versions = [str(self.scalars.get(name, "")) for name in ("encoder_version", "encoder_type")]
         if channels == facts.channels:
             if self.scalars.get("in_channels", channels) != channels:
-                self.error(
-                    "bad_metadata", f"in_channels is {self.scalars['in_channels']}, features have {channels}"
-                )
+                self.error("bad_metadata", f"in_channels is {self.scalars['in_channels']}, features have {channels}")
         elif channels == facts.legacy_channels and versions[0] == "v2":
             self.warn("legacy_encoder", f"{channels} planes of the {facts.encoder} v2 encoder")
         else:
@@ -399,9 +397,7 @@ class _Inspection:
                     non_finite.add(~finite, start)
                 if facts.bound is not None:
                     with np.errstate(invalid="ignore"):
-                        outside.add(
-                            (np.abs(block) > facts.bound + VALUE_TOLERANCE) & np.isfinite(block), start
-                        )
+                        outside.add((np.abs(block) > facts.bound + VALUE_TOLERANCE) & np.isfinite(block), start)
             elif header.name == "num_players":
                 self.player_counts.update(np.unique(block).tolist())
             start += len(block)
@@ -414,9 +410,7 @@ class _Inspection:
                 f"{header.name}: {non_finite.count} values are NaN or infinite, {non_finite.where}",
             )
         if outside.count:
-            detail = (
-                f"{outside.count} values are outside [-{facts.bound:g}, {facts.bound:g}], {outside.where}"
-            )
+            detail = f"{outside.count} values are outside [-{facts.bound:g}, {facts.bound:g}], {outside.where}"
             self.error("value_out_of_range", f"{header.name}: {detail}")
 
     def scan_objects(self, name: str, array: ObjectArray) -> None:
@@ -438,9 +432,7 @@ class _Inspection:
             if outside.size:
                 worst = int(indices.entries[outside[0]])
                 where = f"first {worst} in sample {indices.sample_of(outside[0])}"
-                self.error(
-                    "policy_out_of_range", f"{outside.size} indices are outside 0..{size - 1}, {where}"
-                )
+                self.error("policy_out_of_range", f"{outside.size} indices are outside 0..{size - 1}, {where}")
             elif indices.entries.size:
                 self.check_max_index(int(indices.entries.max()))
         if indices is not None and values is not None and len(indices.lengths) == len(values.lengths):
@@ -501,9 +493,7 @@ class _Inspection:
         report.export_version = version if isinstance(version, str) else None
         encoding = scalars.get("policy_encoding")
         if encoding != POLICY_ENCODING:
-            self.error(
-                "policy_encoding", f"policy_encoding is {_shown(encoding)}, expected {POLICY_ENCODING!r}"
-            )
+            self.error("policy_encoding", f"policy_encoding is {_shown(encoding)}, expected {POLICY_ENCODING!r}")
         if self.board is not None:
             size = scalars.get("policy_size", self.board.policy_size)
             report.policy_size = size if type(size) is int else None
@@ -535,9 +525,7 @@ class _Inspection:
             return
         absent = [name for name in self.checksums if name not in self.archive.names]
         if absent:
-            self.error(
-                "checksum_mismatch", f"checksums are listed for arrays that are not there: {_listed(absent)}"
-            )
+            self.error("checksum_mismatch", f"checksums are listed for arrays that are not there: {_listed(absent)}")
         stale = [name for name, digest in self.digests.items() if self.checksums.get(name, digest) != digest]
         if stale:
             self.error("checksum_mismatch", f"checksums were made of other contents of {_listed(stale)}")
@@ -652,9 +640,7 @@ def _check_manifest(report: NpzReport) -> None:
     except (ValueError, RecursionError):
         stated = None
     if not isinstance(stated, dict):
-        report.errors.append(
-            Finding("manifest_mismatch", f"{path.name} is not a JSON object of plausible size")
-        )
+        report.errors.append(Finding("manifest_mismatch", f"{path.name} is not a JSON object of plausible size"))
         return
     targets = stated.get("value_targets")
     report.value_targets = targets if isinstance(targets, str) else None

@@ -16,6 +16,7 @@ import zipfile
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
@@ -130,7 +131,7 @@ def small_arrays(values: Iterable[Iterable[NDArray]]) -> ObjectItems:
 
     for block in values:
         arrays = list(block)
-        yield b"".join(map(_array_opcodes, arrays)), b"".join(array.tobytes() for array in arrays)
+        yield b"".join(map(_array_opcodes, arrays)), b"".join([array.tobytes() for array in arrays])
 
 
 def dictionary(value: dict[str, str | int | None]) -> ObjectItems:
@@ -146,7 +147,7 @@ def publish(staged: Path, final: Path) -> None:
     mask = os.umask(0)
     os.umask(mask)
     staged.chmod(0o666 & ~mask)
-    os.replace(staged, final)
+    staged.replace(final)
     directory = os.open(final.parent, os.O_RDONLY)
     try:
         os.fsync(directory)
@@ -176,7 +177,7 @@ class _Member:
         self._handle = archive.open(info, "w", force_zip64=True)
         self._handle._compressor = _Deflate(pool)  # type: ignore[attr-defined]
         header = io.BytesIO()
-        descr = np.lib.format.dtype_to_descr(dtype) if dtype != object else "|O"
+        descr = "|O" if dtype.hasobject else np.lib.format.dtype_to_descr(dtype)
         np.lib.format.write_array_header_1_0(header, {"descr": descr, "fortran_order": False, "shape": shape})
         self._handle.write(header.getvalue())
         self.written = 0
@@ -214,15 +215,13 @@ class _Member:
                     digest.update(data)
                 self._handle.write(data)
                 self.written += len(data)
-            except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+            except BaseException as error:  # raised again in the caller's thread
                 self._failure = error
 
     def _abandon(self) -> None:
         """Let the archive go without a directory entry for this member: the staged file is thrown away."""
-        try:
+        with suppress(OSError, ValueError, RuntimeError):
             self._handle.close()
-        except (OSError, ValueError, RuntimeError):
-            pass
 
 
 class _Deflate:

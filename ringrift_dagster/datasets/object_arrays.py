@@ -98,9 +98,7 @@ def load_object_array(payload: bytes, shape: tuple[int, ...]) -> ObjectArray:
     """
     limit = min(MAX_PAYLOAD_BYTES, (64 << 10) + MAX_BYTES_PER_ELEMENT * prod(shape))
     if len(payload) > limit:
-        raise HostilePickle(
-            f"{len(payload)} bytes of pickle for {prod(shape)} elements; at most {limit} are read"
-        )
+        raise HostilePickle(f"{len(payload)} bytes of pickle for {prod(shape)} elements; at most {limit} are read")
     try:
         array = _Machine(payload).run()
     except ObjectArrayError:
@@ -245,9 +243,7 @@ class _Machine:
                 continue
             step = rare.get(op)
             if step is None:
-                raise HostilePickle(
-                    f"opcode 0x{op:02x} at byte {pos - 1} has no place in an array of plain values"
-                )
+                raise HostilePickle(f"opcode 0x{op:02x} at byte {pos - 1} has no place in an array of plain values")
             self.pos = pos
             step(self)
             pos = self.pos
@@ -346,12 +342,7 @@ def _build(target: Any, state: Any) -> None:
     if type(target) is not np.ndarray or type(state) is not tuple or len(state) != 5:
         raise HostilePickle(f"the pickle sets the state of {_describe(target)}")
     version, shape, dtype, fortran, content = state
-    if (
-        version != 1
-        or type(shape) is not tuple
-        or not isinstance(dtype, np.dtype)
-        or type(fortran) is not bool
-    ):
+    if version != 1 or type(shape) is not tuple or not isinstance(dtype, np.dtype) or type(fortran) is not bool:
         raise HostilePickle("an array's state is not what numpy writes")
     if len(shape) > MAX_DIMENSIONS:
         raise CorruptPickle("an array has an impossible shape")

@@ -30,7 +30,10 @@ class TrainingSet:
 
 @dataclass(frozen=True)
 class ConfigState:
-    """One config of a home. `rejected` counts games in quarantine by reason; `newest_game` is of the canonical ones."""
+    """One config of a home.
+
+    `rejected` counts games in quarantine by reason; `newest_game` is of the canonical ones.
+    """
 
     config: str
     databases: int

@@ -17,7 +17,15 @@ from ringrift_dagster.datasets.labels import NO_POLICY, policy_indices
 from ringrift_dagster.games import moves as m
 from ringrift_dagster.games.config import Config
 from ringrift_dagster.games.geometry import NO_CELL, Topology, coordinates, topology
-from ringrift_dagster.games.moves import COLUMNS, MOVE_TYPES, EliminationContext, MoveType, PackedMoves, Phase, RecoveryMode
+from ringrift_dagster.games.moves import (
+    COLUMNS,
+    MOVE_TYPES,
+    EliminationContext,
+    MoveType,
+    PackedMoves,
+    Phase,
+    RecoveryMode,
+)
 from ringrift_dagster.games.position import Position
 from ringrift_dagster.games.replay import positions
 from ringrift_dagster.games.rules.legality import Fault, fault, recovered_this_turn
@@ -46,9 +54,9 @@ def soft_targets(
     for index, position in enumerate(positions(config, start, moves)):
         # RingRift lists the legal moves of a capture chain after the chain has moved on, finds none and falls back to the move
         # played. Its targets in this phase are therefore always hard; kept alike.
-        if position.phase != Phase.CHAIN_CAPTURE and (recorded := probabilities.get(index)):
-            if (target := _target(config, position, recorded)) is not None:
-                yield index, target
+        recorded = None if position.phase == Phase.CHAIN_CAPTURE else probabilities.get(index)
+        if recorded and (target := _target(config, position, recorded)) is not None:
+            yield index, target
 
 
 def _target(config: Config, position: Position, recorded: bytes) -> Target | None:

@@ -7,8 +7,8 @@ game never fails the rest: its record carries what is wrong with it (`GameRecord
 
 from __future__ import annotations
 
-import gzip
 import hashlib
+import os
 import sqlite3
 import zlib
 from collections.abc import Iterator, Mapping
@@ -146,9 +146,7 @@ class GameDatabase:
     def _schema_version(self) -> int | None:
         if "schema_metadata" not in self._tables:
             return None
-        row = self._connection.execute(
-            "SELECT value FROM schema_metadata WHERE key = 'schema_version'"
-        ).fetchone()
+        row = self._connection.execute("SELECT value FROM schema_metadata WHERE key = 'schema_version'").fetchone()
         return int(row[0]) if row and str(row[0]).isdigit() else None
 
     def count(self) -> int:
@@ -164,10 +162,12 @@ class GameDatabase:
             configs: dict[str, int] = {}
             modes: dict[str, int] = {}
             newest: str | None = None
-            mode = "engine_mode" if "engine_mode" in self._tables[_GAMES] else "NULL"
+            columns = self._tables[_GAMES]
+            mode = "engine_mode" if "engine_mode" in columns else "NULL"
+            times = ", ".join(sorted(columns & {"completed_at", "created_at"}) or ["NULL"])
             if "game_moves" in self._tables:
                 for board, players, engine, games, time in self._connection.execute(
-                    f"SELECT board_type, num_players, {mode}, COUNT(*), MAX(COALESCE(completed_at, created_at)) FROM games g "
+                    f"SELECT board_type, num_players, {mode}, COUNT(*), MAX(COALESCE({times}, NULL)) FROM games g "
                     "WHERE game_status IN ('completed', 'finished') AND ("
                     "SELECT COUNT(*) FROM (SELECT 1 FROM game_moves m WHERE m.game_id = g.game_id LIMIT ?)) = ? "
                     "GROUP BY 1, 2, 3",
@@ -198,9 +198,7 @@ class GameDatabase:
         """RingRift's own parity column: status to number of games."""
         if "parity_status" not in self._tables[_GAMES]:
             return {}
-        return dict(
-            self._connection.execute("SELECT COALESCE(parity_status, 'NULL'), COUNT(*) FROM games GROUP BY 1")
-        )
+        return dict(self._connection.execute("SELECT COALESCE(parity_status, 'NULL'), COUNT(*) FROM games GROUP BY 1"))
 
     def games(self, config: Config | None = None) -> Iterator[GameRecord]:
         """The games, newest first as RingRift enumerates them; only those whose row claims `config`, if given.
@@ -298,17 +296,13 @@ class GameDatabase:
                 "FROM game_state_snapshots WHERE game_id = ?",
                 (game_id,),
             ):
-                found.append(
-                    RecordedHash(number + 1, value, None if state is None else _state_bytes(state, packed))
-                )
+                found.append(RecordedHash(number + 1, value, None if state is None else _state_bytes(state, packed)))
         if {"state_hash_before", "state_hash_after"} <= self._tables.get("game_history_entries", set()):
             for number, before, after in self._connection.execute(
                 "SELECT move_number, state_hash_before, state_hash_after FROM game_history_entries WHERE game_id = ?",
                 (game_id,),
             ):
-                found.extend(
-                    RecordedHash(played, value) for played, value in ((number, before), (number + 1, after)) if value
-                )
+                found.extend(RecordedHash(played, value) for played, value in ((number, before), (number + 1, after)) if value)
         return found
 
     def _probabilities(self, game_id: str) -> dict[int, bytes]:
@@ -358,9 +352,12 @@ def _open(path: Path) -> sqlite3.Connection:
         name = quote(str(path.absolute()))
         log = path.with_name(path.name + "-wal")
         # A directory that may not be written to has no room for the shared-memory file; without a log none is needed.
-        still = not _writable(path.parent) and not (log.exists() and log.stat().st_size)
+        still = not os.access(path.parent, os.W_OK) and not (log.exists() and log.stat().st_size)
         connection = sqlite3.connect(
-            f"file:{name}?mode=ro" + ("&immutable=1" if still else ""), uri=True, timeout=30, isolation_level=None
+            f"file:{name}?mode=ro" + ("&immutable=1" if still else ""),
+            uri=True,
+            timeout=30,
+            isolation_level=None,
         )
     except (OSError, sqlite3.Error) as error:
         raise DatabaseUnreadable(path, str(error)) from error
@@ -373,12 +370,6 @@ def _open(path: Path) -> sqlite3.Connection:
         connection.close()
         raise DatabaseUnreadable(path, str(error)) from error
     return connection
-
-
-def _writable(directory: Path) -> bool:
-    import os
-
-    return os.access(directory, os.W_OK)
 
 
 def _columns(connection: sqlite3.Connection, table: str) -> set[str]:
@@ -415,5 +406,5 @@ def _state_bytes(value: bytes, compressed: Any) -> bytes:
         if not inflater.eof:
             raise _Damaged("a compressed state is truncated or too large")
         return state
-    except (zlib.error, gzip.BadGzipFile) as error:
+    except zlib.error as error:
         raise _Damaged(f"a compressed state does not decompress: {error}") from error

@@ -131,12 +131,8 @@ def hash_text(text, length):
         first = ((first ^ code) * np.uint64(2654435761)) & mask
         second = ((second ^ code) * np.uint64(1597334677)) & mask
     left, right = np.uint64(2246822507), np.uint64(3266489909)
-    first = (
-        ((first ^ (first >> np.uint64(16))) * left) ^ ((second ^ (second >> np.uint64(13))) * right)
-    ) & mask
-    second = (
-        ((second ^ (second >> np.uint64(16))) * left) ^ ((first ^ (first >> np.uint64(13))) * right)
-    ) & mask
+    first = (((first ^ (first >> np.uint64(16))) * left) ^ ((second ^ (second >> np.uint64(13))) * right)) & mask
+    second = (((second ^ (second >> np.uint64(16))) * left) ^ ((first ^ (first >> np.uint64(13))) * right)) & mask
     return (second << np.uint64(32)) | first
 
 

@@ -7,7 +7,7 @@ Sources: RR-CANON-R001..R004 (boards, adjacency), R120 (line directions), R140 (
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -34,7 +34,11 @@ TOPOLOGY = np.dtype(
     [
         ("ray", np.int64, (_CELLS, _DIRECTIONS)),  # next cell in a direction, or NO_CELL
         ("opposite", np.int64, (_DIRECTIONS,)),
-        ("line_directions", np.int64, (4,)),  # the first `lines` of them: directions along which lines are looked for
+        (
+            "line_directions",
+            np.int64,
+            (4,),
+        ),  # the first `lines` of them: directions along which lines are looked for
         ("touching", np.int64, (_CELLS, 6)),  # territory adjacency, padded with NO_CELL
         ("border", np.int64, (_CELLS, 8)),  # along which a region's border of markers is followed
         ("direction", np.int64, (_CELLS, _CELLS)),  # from one cell to another, or -1 when not in line
@@ -65,7 +69,7 @@ class Coordinates(NamedTuple):
     cell_of_key: dict[str, int]  # "x,y" and, on hexagonal boards, "x,y,z"
 
 
-@lru_cache(maxsize=None)
+@cache
 def coordinates(board: str) -> Coordinates:
     """Coordinate tables of a board type."""
     spec = BOARDS[board]
@@ -83,7 +87,7 @@ def coordinates(board: str) -> Coordinates:
     return Coordinates(cell_of, keys, cell_of_key)
 
 
-@lru_cache(maxsize=None)
+@cache
 def topology(board: str) -> Topology:
     """Lookup tables of a board type; built once a process."""
     spec = BOARDS[board]
@@ -124,9 +128,7 @@ def topology(board: str) -> Topology:
     return tables
 
 
-def _fill_neighbours(
-    table: NDArray[np.int64], cell_of: dict[tuple[int, int], int], steps: tuple[tuple[int, int], ...]
-) -> None:
+def _fill_neighbours(table: NDArray[np.int64], cell_of: dict[tuple[int, int], int], steps: tuple[tuple[int, int], ...]) -> None:
     table[:] = NO_CELL
     for (x, y), cell in cell_of.items():
         for column, (dx, dy) in enumerate(steps):

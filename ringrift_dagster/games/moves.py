@@ -183,17 +183,13 @@ def pack(records: Sequence[Mapping[str, Any]], at: Coordinates) -> PackedMoves:
             raise UnreadableMove(index, f"{type(error).__name__}: {error}"[:200]) from error
         if len(cells) > MAX_LISTED_CELLS * (index + 1):
             raise UnreadableMove(index, "too many listed positions")
-    return PackedMoves(
-        np.array(rows, dtype=np.int64).reshape(len(rows), len(COLUMNS)), np.array(cells, dtype=np.int64)
-    )
+    return PackedMoves(np.array(rows, dtype=np.int64).reshape(len(rows), len(COLUMNS)), np.array(cells, dtype=np.int64))
 
 
 _DETAILED = frozenset({MoveType.RECOVERY_SLIDE})
 
 
-def _details(
-    record: Mapping[str, Any], kind: int, cells: list[int], at: Coordinates
-) -> tuple[int, int, int, int, int, int]:
+def _details(record: Mapping[str, Any], kind: int, cells: list[int], at: Coordinates) -> tuple[int, int, int, int, int, int]:
     """Append the lists that the move refers to; (first, second, region player, option, mode, context)."""
     get = record.get
     cell_of = at.cell_of

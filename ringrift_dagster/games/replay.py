@@ -53,9 +53,7 @@ def replay(config: Config, position: Position, moves: PackedMoves, wanted: NDArr
     """
     tables = topology(config.board)
     hashes = np.zeros(len(moves) + 1, dtype=np.uint64)
-    played, found = _replay(
-        tables, position, moves.rows, moves.cells, wanted, hashes, buffer_for(tables)
-    )
+    played, found = _replay(tables, position, moves.rows, moves.cells, wanted, hashes, buffer_for(tables))
     return Replay(played, Fault(found), hashes)
 
 

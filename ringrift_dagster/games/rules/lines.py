@@ -8,12 +8,7 @@ from ringrift_dagster.games.rules.compiled import compiled
 
 @compiled
 def _continues(position, cell, player):
-    return (
-        cell != NO_CELL
-        and position.marker[cell] == player
-        and position.collapsed[cell] == 0
-        and position.height[cell] == 0
-    )
+    return cell != NO_CELL and position.marker[cell] == player and position.collapsed[cell] == 0 and position.height[cell] == 0
 
 
 @compiled

@@ -96,9 +96,7 @@ def _captures_somewhere(topology, position, origin, height, cap, landing_limit):
 @compiled
 def captures_from(topology, position, origin):
     """Whether the stack at `origin` has any capture."""
-    return _captures_somewhere(
-        topology, position, origin, position.height[origin], position.cap[origin], topology.size
-    )
+    return _captures_somewhere(topology, position, origin, position.height[origin], position.cap[origin], topology.size)
 
 
 @compiled

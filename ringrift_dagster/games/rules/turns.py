@@ -372,11 +372,7 @@ def _advance(topology, position, row):
     """The phase, and if the turn ends the player, that follow the move just applied."""
     kind, to = row[m.TYPE], row[m.TO]
     player = position.player
-    if (
-        kind == MoveType.PLACE_RING
-        or kind == MoveType.SKIP_PLACEMENT
-        or kind == MoveType.NO_PLACEMENT_ACTION
-    ):
+    if kind == MoveType.PLACE_RING or kind == MoveType.SKIP_PLACEMENT or kind == MoveType.NO_PLACEMENT_ACTION:
         position.phase = Phase.MOVEMENT
     elif kind == MoveType.MOVE_STACK:
         position.chain = NO_CELL

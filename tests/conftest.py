@@ -1,0 +1,74 @@
+"""Real databases for the tests: recorded by RingRift's engine, kept compressed in `tests/data`, unpacked once a session."""
+
+from __future__ import annotations
+
+import lzma
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ringrift_dagster.games.database import GameDatabase, GameRecord
+from ringrift_dagster.home import Home
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture(scope="session")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """Unpack `<name>.db.xz` and return the database's path. Shared by all tests: read it, copy it, never change it."""
+    root = tmp_path_factory.mktemp("databases")
+
+    def unpack(source: Path) -> Path:
+        target = root / source.parent.name / source.stem
+        if not target.exists():
+            target.parent.mkdir(exist_ok=True)
+            target.write_bytes(lzma.decompress(source.read_bytes()))
+        return target
+
+    return unpack
+
+
+@pytest.fixture(scope="session")
+def recorded(unpacked: Callable[[Path], Path]) -> Callable[[str], Path]:
+    """The path of a database of canonical games, by name."""
+    return lambda name: unpacked(DATA / "db" / f"{name}.db.xz")
+
+
+@pytest.fixture(scope="session")
+def damaged(unpacked: Callable[[Path], Path]) -> Callable[[str], Path]:
+    """The path of a deliberately damaged database, by name."""
+    return lambda name: unpacked(DATA / "damaged" / f"{name}.db.xz")
+
+
+@pytest.fixture(scope="session")
+def sample(unpacked: Callable[[Path], Path]) -> Callable[[str], Path]:
+    """The path of either kind, by folder and name: `db/canonical_hex8_2p`, `damaged/winner_flipped`."""
+    return lambda name: unpacked(DATA / f"{name}.db.xz")
+
+
+@pytest.fixture(scope="session")
+def one_game(recorded: Callable[[str], Path]) -> GameRecord:
+    """A short game with many kinds of moves."""
+    with GameDatabase(recorded("canonical_square8_2p")) as database:
+        return min(database.games(), key=lambda record: len(record.moves))
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    """An empty home that the environment names."""
+    monkeypatch.setenv("RINGRIFT_DATA_HOME", str(tmp_path / "home"))
+    return Home.from_env()
+
+
+@pytest.fixture
+def give(home: Home, unpacked: Callable[[Path], Path]) -> Callable[..., Path]:
+    """Put a copy of a database, e.g. `db/canonical_hex8_2p`, where the home discovers it; returns the copy."""
+
+    def copy(name: str, as_name: str | None = None) -> Path:
+        source = unpacked(DATA / f"{name}.db.xz")
+        home.selfplay.mkdir(parents=True, exist_ok=True)
+        return Path(shutil.copy(source, home.selfplay / (as_name or source.name)))
+
+    return copy
