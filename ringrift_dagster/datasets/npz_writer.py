@@ -61,7 +61,7 @@ class NpzWriter:
             for block in blocks:
                 if block.dtype != dtype:
                     raise ValueError(f"{name}: block of {block.dtype}, array of {dtype}")
-                member.put(memoryview(np.ascontiguousarray(block)).cast("B"), digest)
+                member.put(np.ascontiguousarray(block).data.cast("B"), digest)
         if member.written != expected:
             raise ValueError(f"{name}: {member.written} bytes written, shape needs {expected}")
         self.checksums[name] = digest.hexdigest()

@@ -1,5 +1,4 @@
-"""Source databases of a config: which they are, when they changed, and which snapshots of them are
-registered.
+"""Source databases of a config: which they are, when they changed, and which snapshots of them are registered.
 
 A source is live and may be damaged; what is damaged is reported and left out, never in the way of the others.
 A snapshot that a later one supersedes stays until its games were judged (`retire_superseded`), so that no
@@ -118,9 +117,7 @@ def damaged_snapshots(registered: Registration, home: Home) -> list[str]:
         if not path.exists():
             problems.append(f"{path.name}: missing (snapshot of {entry.source})")
         elif _sha256(path) != entry.sha256:
-            problems.append(
-                f"{path.name}: content changed since it was registered (snapshot of {entry.source})"
-            )
+            problems.append(f"{path.name}: content changed since it was registered (snapshot of {entry.source})")
     return problems
 
 
@@ -157,18 +154,14 @@ def watch(root: Path, before: Mapping[str, Watched]) -> dict[str, Watched]:
 def states(watched: Mapping[str, Watched]) -> dict[str, str]:
     """For each config that has sources, a short digest of them all that changes when any is written to."""
     return {
-        config: _digest(
-            f"{name} {seen.stamp}" for name, seen in sorted(watched.items()) if config in seen.configs
-        )
+        config: _digest(f"{name} {seen.stamp}" for name, seen in sorted(watched.items()) if config in seen.configs)
         for config in CONFIG_KEYS
         if any(config in seen.configs for seen in watched.values())
     }
 
 
 def _configs_of(source: Path) -> tuple[frozenset[str], str | None]:
-    """The configs a source has games of (what its name says, if it tells nothing), and why it cannot be read,
-    if so.
-    """
+    """The configs a source has games of (what its name says, if it tells nothing), and why it cannot be read, if so."""
     problem = None
     try:
         configs = frozenset(describe(source).configs)

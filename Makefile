@@ -1,0 +1,53 @@
+# make demo [ARGS=--once]   real games through the gate into training sets, in the Dagster UI on 127.0.0.1
+# make test                 ruff, pyright, pytest
+# make bench                every figure, beside its reference
+# Each installs what it needs into .venv, and again only when pyproject.toml or requirements.lock changed.
+
+SHELL  := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN    := .venv/bin
+PIP     = $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint requirements.lock
+INPUTS := pyproject.toml requirements.lock
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types unit bench clean
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+demo: .venv/.runtime
+	$(BIN)/ringrift-data demo $(ARGS)
+
+test: lint types unit
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/.dev
+	$(BIN)/pyright
+
+unit: .venv/.dev
+	scripts/system-packages chromium=chromium
+	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
+
+bench: .venv/.runtime
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean:
+	rm -rf .venv .ringrift .pytest_cache .ruff_cache build *.egg-info
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+	  || { echo "Python 3.11 to 3.13 is needed; say which: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || scripts/system-packages python3-venv
+	$(PYTHON) -m venv .venv
+
+.venv/.runtime: .venv/bin/python $(INPUTS)
+	@echo "Installing ringrift-dagster into .venv (a few minutes the first time)"
+	$(PIP) --editable .
+	@touch $@
+
+.venv/.dev: .venv/.runtime
+	$(PIP) --editable '.[dev]'
+	@touch $@

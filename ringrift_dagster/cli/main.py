@@ -1,0 +1,82 @@
+"""Entry point of `ringrift-data`: finds commands, turns every expected error into one line and an exit code.
+
+Commands are imported when they are used, so that `--help` and completion answer at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import click
+
+from ringrift_dagster.cli.output import Exit, complain
+
+COMMANDS = {
+    "verify": "Judge databases by the canonical rules.",
+    "export": "Write training sets.",
+    "inspect": "Look into a database or a training set.",
+    "registry": "RingRift's evidence beside our verdicts; the state of every config.",
+    "demo": "Run the whole pipeline on sample games, in the Dagster UI.",
+}
+"""Each is the click command of its name in the module of its name beside this one."""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are modules, imported on use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"ringrift_dagster.cli.{cmd_name}")
+        return getattr(module, cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="ringrift-dagster", prog_name="ringrift-data")
+def cli() -> None:
+    """RingRift's training data: what is canonical, what is exported, what is fresh.
+
+    Exit status: 0 good, 1 bad news, 2 wrong usage or unreadable input. State is kept below
+    $RINGRIFT_DATA_HOME.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and exit with its status."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit status. What is not expected still raises."""
+    try:
+        return cli.main(arguments, prog_name="ringrift-data", standalone_mode=False) or Exit.GOOD
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else "ringrift-data"
+        complain(f"{_line(error.format_message())} (see `{where} --help`)")
+        return Exit.USAGE
+    except click.ClickException as error:
+        complain(_line(error.format_message()))
+        return error.exit_code
+    except OSError as error:
+        complain(f"{error.filename or ''}: {error.strerror or error}".removeprefix(": "))
+        return Exit.USAGE
+    except (click.Abort, KeyboardInterrupt):
+        complain("interrupted")
+        return Exit.INTERRUPTED
+
+
+def _line(message: str) -> str:
+    return " ".join(message.split())
+
+
+if __name__ == "__main__":
+    main()

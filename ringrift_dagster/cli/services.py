@@ -1,0 +1,153 @@
+"""Dagster's three processes on this machine: code server, webserver, daemon. They live as long as the block that uses them.
+
+Each leads its own process group, and the group is ended with it: nothing is left behind, run workers
+included.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Self
+
+import click
+
+HOST = "127.0.0.1"
+DEFINITIONS = "ringrift_dagster.definitions"
+START_SECONDS = 120
+STOP_SECONDS = 10
+POLL_SECONDS = 0.1
+
+
+class Services:
+    """Dagster on one port of this machine; use as a context manager.
+
+    The home has to be initialised and held (see `dagster_home`). The daemon starts runs by itself and is
+    started separately.
+    """
+
+    def __init__(self, directory: Path, port: int) -> None:
+        self.url = f"http://{HOST}:{port}"
+        self._workspace = directory / "services" / "workspace.yaml"
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._ending = ExitStack()
+        self._port = port
+
+    def __enter__(self) -> Self:
+        """Start code server and webserver; `wait_until_ready` before use."""
+        self._workspace.parent.mkdir(exist_ok=True)
+        code_port = free_port()
+        self._workspace.write_text(f"load_from:\n  - grpc_server: {{host: {HOST}, port: {code_port}, location_name: ringrift}}\n")
+        with self._ending:
+            self._start("code-server", "dagster", "api", "grpc", "-m", DEFINITIONS, "-h", HOST, "-p", str(code_port))
+            self._wait("the code server", lambda: _accepts(code_port))
+            self._start("webserver", "dagster_webserver", "-h", HOST, "-p", str(self._port), "-w", str(self._workspace))
+            self._ending = self._ending.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ending.close()
+
+    def wait_until_ready(self) -> None:
+        """Returns when the web interface answers."""
+        self._wait("the webserver", lambda: _answers(f"{self.url}/server_info"))
+
+    def start_daemon(self) -> None:
+        """From now on sensors, schedules and the run queue work."""
+        self._start("daemon", "dagster._daemon", "run", "-w", str(self._workspace))
+
+    def check(self) -> None:
+        """Raises if a process has died, with where to read why."""
+        for name, process in self._processes.items():
+            if (status := process.poll()) is not None:
+                raise click.ClickException(f"{name} ended with status {status}; see {self._log(name)}")
+
+    def _start(self, name: str, module: str, *arguments: str) -> None:
+        command = [sys.executable, "-m", module, *arguments]
+        self._processes[name] = self._ending.enter_context(_process(command, self._log(name)))
+
+    def _wait(self, what: str, ready: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while not ready():
+            self.check()
+            if time.monotonic() > deadline:
+                raise click.ClickException(f"{what} did not answer in {START_SECONDS} s; see {self._workspace.parent}")
+            time.sleep(POLL_SECONDS)
+
+    def _log(self, name: str) -> Path:
+        return self._workspace.with_name(f"{name}.log")
+
+
+def choose_port(wanted: int) -> int:
+    """`wanted`, or a free port if something else listens there."""
+    return free_port() if _accepts(wanted) else wanted
+
+
+def free_port() -> int:
+    """A port nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Within the block SIGTERM and SIGHUP unwind the stack as Ctrl-C does, so that what was started is ended."""
+
+    def unwind(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, unwind) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _process(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        _end_group(process)
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """Ask the whole group to end, then make it."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            break
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            continue
+    process.wait()
+
+
+def _accepts(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((HOST, port)) == 0
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return response.status == 200
+    except (urllib.error.URLError, OSError):
+        return False

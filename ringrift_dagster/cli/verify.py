@@ -1,0 +1,88 @@
+"""`ringrift-data verify`: the gate's verdict on databases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import click
+
+from ringrift_dagster.canonical.gate import DatabaseVerdict
+from ringrift_dagster.canonical.gate import verify as judge
+from ringrift_dagster.canonical.verdicts import VerdictStore
+from ringrift_dagster.cli.output import Exit, as_json, print_json, print_table, progress
+from ringrift_dagster.games.config import CONFIG_KEYS
+
+EXITS = {"canonical": Exit.GOOD, "unreadable": Exit.USAGE}
+"""Exit status by verdict; every other verdict is bad news. The gravest of all databases counts."""
+
+
+@click.command()
+@click.argument("databases", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--config",
+    type=click.Choice(CONFIG_KEYS),
+    metavar="CONFIG",
+    help="Games of any other config are rejected.",
+)
+@click.option(
+    "--store",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Keep verdicts in this file and reuse those it has.",
+)
+@as_json
+def verify(databases: tuple[Path, ...], config: str | None, store: Path | None, json_output: bool) -> int:
+    """Replay every game of DATABASES under the canonical rules and say which are canonical.
+
+    Databases are judged together: a game that two of them have is a duplicate in the second. Exits with 0
+    only if every game of every database is canonical, with 2 if a database cannot be read, and otherwise with
+    1.
+    """
+    with VerdictStore(store) if store else nullcontext() as verdicts, progress("games") as step:
+        found = judge(databases, config=config, store=verdicts, progress=step)
+    if json_output:
+        print_json([verdict.to_dict() for verdict in found])
+    else:
+        print_verdicts(found)
+    return max(EXITS.get(verdict.verdict, Exit.BAD_NEWS) for verdict in found)
+
+
+def print_verdicts(found: Sequence[DatabaseVerdict]) -> None:
+    """One row a database, then one row a rejected game."""
+    print_table(
+        "Databases",
+        [
+            "database",
+            "config",
+            "verdict",
+            "games",
+            "canonical",
+            "rejected",
+            "unfinished",
+            "moves",
+            "hashes",
+            "seconds",
+        ],
+        (
+            [
+                Path(verdict.path).name,
+                verdict.config,
+                verdict.verdict,
+                *(verdict.games[kind] for kind in ("total", "canonical", "rejected", "unfinished")),
+                verdict.moves,
+                verdict.hashes_checked,
+                f"{verdict.seconds:.2f}",
+            ]
+            for verdict in found
+        ),
+    )
+    print_table(
+        "Not canonical",
+        ["database", "game", "reason", "move", "detail"],
+        (
+            [Path(verdict.path).name, game["game_id"], game["reason"], game["move_number"], game["detail"]]
+            for verdict in found
+            for game in verdict.rejected
+        ),
+    )

@@ -1,0 +1,1 @@
+"""From snapshots to training sets: canonical games, NPZ, and how fresh they are."""

@@ -1,0 +1,140 @@
+"""`canonical_games`: the games of a config that passed the canonical gate, and nothing else."""
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import dagster as dg
+
+from ringrift_dagster.canonical.gate import RULES_VERSION
+from ringrift_dagster.datasets.canonical_games import (
+    AppendResult,
+    CanonicalSummary,
+    append_canonical,
+    check_store,
+    summarise,
+)
+from ringrift_dagster.defs.partitions import CONFIGS
+from ringrift_dagster.defs.policies import FOLLOW_UPSTREAM, OWNERS, RETRY, config_check
+from ringrift_dagster.defs.presentation import location, mix, table, timestamp
+from ringrift_dagster.defs.resources import HomeResource
+from ringrift_dagster.games.sources import damaged_snapshots, registration, retire_superseded
+
+NAME = "canonical_games"
+NO_FAULT = frozenset({"unfinished", "duplicate_game"})
+"""Reasons to keep a game out that say nothing against it: it goes on, or it is in the store already."""
+
+
+@dg.asset(
+    name=NAME,
+    deps=["selfplay_databases"],
+    partitions_def=CONFIGS,
+    group_name="canonical",
+    kinds={"parquet"},
+    owners=OWNERS,
+    tags={"ringrift/layer": "canonical"},
+    retry_policy=RETRY,
+    pool="replay",
+    code_version=RULES_VERSION,
+    automation_condition=FOLLOW_UPSTREAM,
+    check_specs=[
+        config_check(
+            "gate",
+            NAME,
+            "The store holds each game once, whole, of this config, judged by these rules.",
+            blocking=True,
+        ),
+        config_check(
+            "no_rejections",
+            NAME,
+            "No game was rejected. Rejected games are in quarantine, never in the store.",
+        ),
+    ],
+)
+def canonical_games(context: dg.AssetExecutionContext, home: HomeResource) -> dg.MaterializeResult:
+    """Every game here was replayed move by move under the canonical rules and agreed with every hash it recorded.
+
+    Judges the games of the registered snapshots that were not judged yet, appends those that pass (once each,
+    by the digest of initial state and moves), and quarantines the others with a reason. `training_npz` is
+    made of nothing else.
+    """
+    config = context.partition_key
+    registered = registration(config, home.home)
+    if damaged := damaged_snapshots(registered, home.home):
+        raise dg.Failure(
+            f"{len(damaged)} registered snapshots are damaged; materialise selfplay_databases again",
+            metadata={"damaged": table(["snapshot"], ([line] for line in damaged))},
+            allow_retries=False,
+        )
+    if problems := check_store(config, home.home):
+        raise dg.Failure(f"the store is damaged, nothing is added to it: {'; '.join(problems[:3])}", allow_retries=False)
+    snapshots = {entry.path(config, home.home): entry.source for entry in registered.databases}
+    appended = append_canonical(config, list(snapshots), home.home)
+    retire_superseded(config, home.home)
+    store = summarise(config, home.home)
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(store.digest_root or "empty"),
+        metadata=_metadata(appended, store, home.home.canonical / config),
+        check_results=[
+            _gate(check_store(config, home.home), store),
+            _no_rejections(appended, {path.name: source for path, source in snapshots.items()}),
+        ],
+    )
+
+
+def _metadata(appended: AppendResult, store: CanonicalSummary, where: Path) -> dict[str, dg.MetadataValue | int]:
+    return {
+        "dagster/row_count": store.games,
+        "judged": appended.judged,
+        "accepted": appended.accepted,
+        "rejected": appended.rejected,
+        "already judged": appended.already,
+        "unfinished": appended.unfinished,
+        "rejected by reason": mix("reason", appended.reasons) if appended.reasons else dg.MetadataValue.text("none"),
+        "moves": store.moves,
+        "bytes": store.bytes,
+        "newest game": timestamp(store.newest_game),
+        "phases": mix("phase", store.phases),
+        "winners": mix("seat", store.outcomes),
+        "victory types": mix("victory", store.victory_types),
+        "rules version": dg.MetadataValue.text(RULES_VERSION),
+        "digest root": dg.MetadataValue.text(store.digest_root),
+        **location(where),
+    }
+
+
+def _gate(problems: list[str], store: CanonicalSummary) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        check_name="gate",
+        passed=not problems,
+        description="; ".join(problems[:3]) or f"{store.games} games, all canonical",
+        metadata={"problems": table(["problem"], ([problem] for problem in problems))} if problems else {},
+    )
+
+
+def _no_rejections(appended: AppendResult, sources: Mapping[str, str]) -> dg.AssetCheckResult:
+    """A warning, not an error: what was rejected is kept out, and the rest is good."""
+    kept_out = [
+        *([entry["database"], "whole database", "unreadable", None, entry["detail"]] for entry in appended.unreadable),
+        *(
+            [entry["database"], entry["game_id"], entry["reason"], entry["move_number"], entry["detail"]]
+            for entry in appended.rejected_games
+        ),
+    ]
+    bad = Counter(reason for _, _, reason, _, _ in kept_out if reason not in NO_FAULT)
+    return dg.AssetCheckResult(
+        check_name="no_rejections",
+        passed=not bad,
+        severity=dg.AssetCheckSeverity.WARN,
+        description="rejected: " + ", ".join(f"{count} {reason}" for reason, count in bad.items())
+        if bad
+        else "every finished game passed",
+        metadata={
+            "kept out": table(
+                ["database", "game", "reason", "move", "detail"],
+                ([f"`{sources.get(database, database)}`", *rest] for database, *rest in kept_out),
+            )
+        }
+        if kept_out
+        else {},
+    )

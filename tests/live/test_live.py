@@ -1,0 +1,129 @@
+"""A real daemon and webserver, once: new games start a run by themselves, and a browser shows the rejected one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import expect, sync_playwright
+
+from ringrift_dagster.cli.dagster_home import held
+from ringrift_dagster.cli.services import Services, free_port, stopped_by_signals
+from ringrift_dagster.home import Home
+
+pytestmark = [pytest.mark.live, pytest.mark.xdist_group("live")]
+
+SECONDS = 150
+CHROMIUM = [
+    "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync",
+]  # fmt: skip
+RUNS = "{ runsOrError { ... on Runs { results { status jobName tags { key value } } } } }"
+
+
+@pytest.fixture(scope="module")
+def dagster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Home, Services]]:
+    """Dagster on an empty home."""
+    home = Home(tmp_path_factory.mktemp("live"))
+    before = {name: os.environ.get(name) for name in ("RINGRIFT_DATA_HOME", "DAGSTER_HOME")}
+    os.environ["RINGRIFT_DATA_HOME"] = str(home.root)
+    try:
+        with (
+            stopped_by_signals(),
+            held(home.root / "dagster"),
+            Services(home.root / "dagster", free_port()) as services,
+        ):
+            services.start_daemon()
+            services.wait_until_ready()
+            yield home, services
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def test_new_games_start_a_run_by_themselves(dagster: tuple[Home, Services], sample: Callable[[str], Path]) -> None:
+    home, services = dagster
+    home.selfplay.mkdir()
+    part = home.selfplay / "winner_flipped.part"
+    shutil.copyfile(sample("damaged/winner_flipped"), part)
+    part.rename(home.selfplay / "winner_flipped.db")
+
+    (run,) = eventually(lambda: finished(services))
+
+    assert run["status"] == "SUCCESS"
+    assert {"key": "dagster/partition", "value": "square8_2p"} in run["tags"]
+    assert {"key": "dagster/sensor_name", "value": "new_selfplay_sensor"} in run["tags"]
+    assert (home.datasets / "square8_2p.npz").exists()
+
+
+def test_a_browser_shows_the_rejected_game_and_why(dagster: tuple[Home, Services]) -> None:
+    _, services = dagster
+    eventually(lambda: finished(services))
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM)
+        page = browser.new_page(viewport={"width": 1500, "height": 1000})
+        page.set_default_timeout(60_000)
+        page.goto(f"{services.url}/assets/canonical_games?view=checks&checkDetail=no_rejections")
+        expect(page.get_by_text("rejected: 1 result_mismatch").first).to_be_visible(timeout=60_000)
+        page.goto(f"{services.url}/assets/canonical_games?view=partitions&partition=square8_2p")
+        expect(page.get_by_text("result_mismatch").first).to_be_visible(timeout=60_000)
+        browser.close()
+
+
+def test_the_demo_does_what_it_says_and_leaves_nothing_running(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "ringrift_dagster.cli.main",
+        "demo",
+        "--once",
+        "--home",
+        str(tmp_path),
+        "--port",
+    ]
+    done = subprocess.run([*command, str(free_port())], capture_output=True, text=True, timeout=SECONDS * 2, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for shown in ("square8_2p", "hexagonal_2p", "1 result_mismatch", "/asset-groups/"):
+        assert shown in done.stdout
+    assert "FAILED" not in done.stdout
+    assert not [line for line in commands() if str(tmp_path) in line]
+
+
+def finished(services: Services) -> list[dict[str, Any]]:
+    """The runs of the pipeline that have ended."""
+    services.check()
+    request = urllib.request.Request(
+        f"{services.url}/graphql", json.dumps({"query": RUNS}).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as response:
+        runs = json.load(response)["data"]["runsOrError"]["results"]
+    return [run for run in runs if run["jobName"] == "training_data_job" and run["status"] in ("SUCCESS", "FAILURE", "CANCELED")]
+
+
+def eventually(look: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """What `look` sees once it sees anything."""
+    deadline = time.monotonic() + SECONDS
+    while not (seen := look()):
+        assert time.monotonic() < deadline, f"nothing in {SECONDS} s"
+        time.sleep(0.3)
+    return seen
+
+
+def commands() -> list[str]:
+    """The command lines of all processes."""
+    lines = []
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            lines.append(process.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+        except OSError:
+            continue  # it has ended meanwhile
+    return lines
