@@ -64,6 +64,7 @@ def _run(instance: dg.DagsterInstance, wanted: Mapping[str, str]) -> Iterator[tu
     """Run the pipeline for each config whose databases were not processed as they are; yields what failed."""
     location = defs()
     todo = {config: state for config, state in wanted.items() if config not in processed(instance, wanted)}
+    todo = dict(sorted(todo.items(), key=lambda item: item[0] == DAMAGED_CONFIG))  # last: the UI shows the latest first
     for number, (config, state) in enumerate(todo.items(), start=1):
         started = time.monotonic()
         result = location.resolve_job_def(training_data_job.name).execute_in_process(
@@ -92,7 +93,7 @@ def _missing(home: Home) -> Iterator[tuple[str, str]]:
 def _say_where(services: Services, home: Home) -> None:
     click.echo(f"Training sets  {home.datasets}")
     click.echo(f"Lineage        {services.url}/asset-groups/")
-    click.echo(f"Rejected game  {services.url}/assets/canonical_games?view=checks&checkDetail=no_rejections")
+    click.echo(f"Rejected game  {services.url}/assets/canonical_games?view=partitions&partition={DAMAGED_CONFIG}")
 
 
 def _stay(services: Services) -> None:

@@ -101,12 +101,16 @@ def free_port() -> int:
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Within the block SIGTERM and SIGHUP unwind the stack as Ctrl-C does, so that what was started is ended."""
+    """Within the block SIGTERM and SIGHUP unwind the stack as Ctrl-C does, so that what was started is ended.
 
-    def unwind(number: int, _frame: object) -> None:
-        raise SystemExit(128 + number)
+    SIGINT has its handler too: Dagster gives SIGTERM whatever handler SIGINT has, which in a background job is to ignore it, and
+    child processes would inherit that.
+    """
 
-    before = {number: signal.signal(number, unwind) for number in (signal.SIGTERM, signal.SIGHUP)}
+    def unwind(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, unwind) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:

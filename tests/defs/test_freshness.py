@@ -57,6 +57,6 @@ def test_a_new_export_of_old_games_is_stale(
     check = checks(result)["fresh_square8_4p"]
     assert not check.passed
     assert check.severity == dg.AssetCheckSeverity.ERROR
-    assert check.metadata["fail after hours"].value == 48
+    assert check.metadata["limits"].value == "warns after 24 h, fails after 48 h"
     assert checks(result)["fresh_hex8_2p"].severity == dg.AssetCheckSeverity.WARN
     assert materialized(result)["freshness_report"].metadata["stale"].value == 1

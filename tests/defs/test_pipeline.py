@@ -70,6 +70,7 @@ def test_a_rejected_game_is_kept_out_and_shown(run: Run, give: Give, home: Home)
     assert found["no_rejections"].severity == dg.AssetCheckSeverity.WARN
     shown = str(found["no_rejections"].metadata["kept out"].value)
     assert "winner_flipped.db" in shown
+    assert materialized(result)["canonical_games"].metadata["kept out"].value == shown
     assert "result_mismatch" in shown
     assert materialized(result)["training_npz"].metadata["games"].value == 5
     assert "result_mismatch" in (home.quarantine / "square8_2p.jsonl").read_text()

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import dagster as dg
 
@@ -23,6 +24,16 @@ from ringrift_dagster.games.sources import damaged_snapshots, registration, reti
 NAME = "canonical_games"
 NO_FAULT = frozenset({"unfinished", "duplicate_game"})
 """Reasons to keep a game out that say nothing against it: it goes on, or it is in the store already."""
+
+
+class KeptOut(NamedTuple):
+    """One game (or a whole database) that is not in the store, and why."""
+
+    database: str
+    game: str
+    reason: str
+    move: int | None
+    detail: str | None
 
 
 @dg.asset(
@@ -72,17 +83,17 @@ def canonical_games(context: dg.AssetExecutionContext, home: HomeResource) -> dg
     appended = append_canonical(config, list(snapshots), home.home)
     retire_superseded(config, home.home)
     store = summarise(config, home.home)
+    kept_out = _kept_out(appended, {path.name: source for path, source in snapshots.items()})
     return dg.MaterializeResult(
         data_version=dg.DataVersion(store.digest_root or "empty"),
-        metadata=_metadata(appended, store, home.home.canonical / config),
-        check_results=[
-            _gate(check_store(config, home.home), store),
-            _no_rejections(appended, {path.name: source for path, source in snapshots.items()}),
-        ],
+        metadata=_metadata(appended, store, kept_out, home.home.canonical / config),
+        check_results=[_gate(check_store(config, home.home), store), _no_rejections(kept_out)],
     )
 
 
-def _metadata(appended: AppendResult, store: CanonicalSummary, where: Path) -> dict[str, dg.MetadataValue | int]:
+def _metadata(
+    appended: AppendResult, store: CanonicalSummary, kept_out: list[KeptOut], where: Path
+) -> dict[str, dg.MetadataValue | int]:
     return {
         "dagster/row_count": store.games,
         "judged": appended.judged,
@@ -91,6 +102,7 @@ def _metadata(appended: AppendResult, store: CanonicalSummary, where: Path) -> d
         "already judged": appended.already,
         "unfinished": appended.unfinished,
         "rejected by reason": mix("reason", appended.reasons) if appended.reasons else dg.MetadataValue.text("none"),
+        **_listed(kept_out),
         "moves": store.moves,
         "bytes": store.bytes,
         "newest game": timestamp(store.newest_game),
@@ -112,29 +124,38 @@ def _gate(problems: list[str], store: CanonicalSummary) -> dg.AssetCheckResult:
     )
 
 
-def _no_rejections(appended: AppendResult, sources: Mapping[str, str]) -> dg.AssetCheckResult:
+def _no_rejections(kept_out: list[KeptOut]) -> dg.AssetCheckResult:
     """A warning, not an error: what was rejected is kept out, and the rest is good."""
-    kept_out = [
-        *([entry["database"], "whole database", "unreadable", None, entry["detail"]] for entry in appended.unreadable),
-        *(
-            [entry["database"], entry["game_id"], entry["reason"], entry["move_number"], entry["detail"]]
-            for entry in appended.rejected_games
-        ),
-    ]
-    bad = Counter(reason for _, _, reason, _, _ in kept_out if reason not in NO_FAULT)
+    bad = Counter(entry.reason for entry in kept_out if entry.reason not in NO_FAULT)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in bad.items())
     return dg.AssetCheckResult(
         check_name="no_rejections",
         passed=not bad,
         severity=dg.AssetCheckSeverity.WARN,
-        description="rejected: " + ", ".join(f"{count} {reason}" for reason, count in bad.items())
-        if bad
-        else "every finished game passed",
-        metadata={
-            "kept out": table(
-                ["database", "game", "reason", "move", "detail"],
-                ([f"`{sources.get(database, database)}`", *rest] for database, *rest in kept_out),
-            )
-        }
-        if kept_out
-        else {},
+        description=f"rejected: {reasons}" if bad else "every finished game passed",
+        metadata=_listed(kept_out),
     )
+
+
+def _kept_out(appended: AppendResult, sources: Mapping[str, str]) -> list[KeptOut]:
+    """What the gate did not let in, under the names of the sources (`sources`: by snapshot)."""
+    whole = [
+        KeptOut(sources.get(entry["database"], entry["database"]), "all", "unreadable", None, entry["detail"])
+        for entry in appended.unreadable
+    ]
+    games = [
+        KeptOut(
+            sources.get(entry["database"], entry["database"]),
+            entry["game_id"],
+            entry["reason"],
+            entry["move_number"],
+            entry["detail"],
+        )
+        for entry in appended.rejected_games
+    ]
+    return sorted([*whole, *games], key=lambda entry: entry.reason in NO_FAULT)
+
+
+def _listed(kept_out: list[KeptOut]) -> dict[str, dg.MetadataValue]:
+    """The table of what was kept out, the bad first; nothing if there is nothing."""
+    return {"kept out": table([*KeptOut._fields], kept_out)} if kept_out else {}

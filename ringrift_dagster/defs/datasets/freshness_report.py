@@ -61,8 +61,7 @@ def _check(row: Freshness, limits: FreshnessLimits) -> dg.AssetCheckResult:
         description=f"{row.state}: newest of {row.games} games is {_age(row.age)} old" if row.age else row.state,
         metadata={
             "games": row.games,
-            "warn after hours": limits.warn_hours,
-            "fail after hours": limits.fail_hours,
+            "limits": f"warns after {limits.warn_hours:g} h, fails after {limits.fail_hours:g} h",
         },
     )
 
