@@ -15,7 +15,6 @@ import re
 import stat
 import struct
 import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
@@ -24,6 +23,7 @@ from typing import IO, Any, ClassVar, Final, Self
 
 import numpy as np
 import numpy.typing as npt
+from zlib_ng import zlib_ng
 
 from ringrift_dagster.datasets.object_arrays import MAX_PAYLOAD_BYTES, ObjectArray, load_object_array
 
@@ -265,6 +265,9 @@ class _Member:
         self._name = info.filename
         try:
             self._stream = archive.open(info)
+            if info.compress_type == zipfile.ZIP_DEFLATED:
+                # The same inflation as zlib's, three times as fast.
+                self._stream._decompressor = zlib_ng.decompressobj(-15)  # type: ignore[attr-defined]
         except (
             zipfile.BadZipFile,
             struct.error,
@@ -285,7 +288,7 @@ class _Member:
         """Exactly `count` bytes."""
         try:
             data = self._stream.read(count) if count else b""
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        except (zipfile.BadZipFile, zlib_ng.error, EOFError, OSError) as error:  # type: ignore[misc]
             raise CrcMismatch(f"{self._name}: {error}") from None
         if len(data) != count:
             raise CrcMismatch(f"{self._name} ends {count - len(data)} bytes early")

@@ -212,6 +212,9 @@ def inspect_npz(path: Path, *, manifest: bool = True) -> NpzReport:
     return report
 
 
+_CHECKSUM_ITEMS = 1 << 16
+
+
 def checksum_start(dtype: np.dtype[Any], shape: tuple[int, ...]) -> hashlib._Hash:
     """RingRift's array checksum begins with the shape and dtype as Python prints them; the data follows."""
     return hashlib.sha256(str(shape).encode() + str(dtype).encode())
@@ -220,8 +223,10 @@ def checksum_start(dtype: np.dtype[Any], shape: tuple[int, ...]) -> hashlib._Has
 def checksum_objects(array: ObjectArray) -> str:
     """RingRift's checksum of an object array: each item's bytes if it is an array, else its text."""
     digest = checksum_start(array.dtype, array.shape)
-    for item in array.ravel().tolist():
-        digest.update(item.tobytes() if isinstance(item, np.ndarray) else str(item).encode())
+    items = array.ravel().tolist()
+    for start in range(0, len(items), _CHECKSUM_ITEMS):
+        block = items[start : start + _CHECKSUM_ITEMS]
+        digest.update(b"".join([item.tobytes() if isinstance(item, np.ndarray) else str(item).encode() for item in block]))
     return digest.hexdigest()
 
 
