@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -65,6 +66,8 @@ _BLOCK_SAMPLES = 1 << 16
 _PHASE_NAMES = tuple(phase.name.lower() for phase in Phase)
 _MOVE_NAMES = tuple(kind.name.lower() for kind in MoveType)
 
+_STAGES = ("judging", "writing", "validating")
+
 Progress = Callable[[str, int, int], None]
 
 
@@ -93,6 +96,8 @@ class ExportResult:
     value_targets: str
     rejected: dict[str, int]
     seconds: float
+    stages: dict[str, float]
+    """Seconds spent judging, writing (encoding and compressing) and validating."""
     phases: dict[str, int]
     outcomes: dict[str, int]
 
@@ -170,12 +175,14 @@ def _export(
             stack.enter_context(_sole_export(out))
             staging = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=_staging(out), dir=out.parent)))
             taken = _take_in(config, games, staging, stack)
+            marks = [started, time.perf_counter()]
             if not taken.counts:
                 raise ExportError("no_games", f"no canonical {config.key} game to export{_reasons(sources.rejected)}")
             staged = staging / out.name
             with staged.open("wb") as file:
                 content = _write(config, taken, file, staging, stack, targets, progress)
-            return _publish(config, taken, sources, staged, out, targets, content, started)
+            marks.append(time.perf_counter())
+            return _publish(config, taken, sources, staged, out, targets, content, marks)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise ExportError("disk_full", f"no space left for {out}: free some and run it again") from error
@@ -507,13 +514,14 @@ def _publish(
     out: Path,
     targets: ValueTargets,
     content: _Content,
-    started: float,
+    marks: list[float],
 ) -> ExportResult:
     """Validate what was staged, then put the NPZ and its manifest in place."""
     report = inspect_npz(staged, manifest=False).to_dict()
     if not report["valid"] or report["config"] != config.key or report["samples"] != content.samples:
         problems = "; ".join(f"{error['code']}: {error['detail']}" for error in report["errors"][:3])
         raise ExportError("invalid_output", f"the export of {out} did not validate and was discarded: {problems}")
+    marks.append(time.perf_counter())
     spec = encoding(config)
     content_digest = hashlib.sha256(orjson.dumps(content.checksums, option=orjson.OPT_SORT_KEYS)).hexdigest()
     result = ExportResult(
@@ -529,7 +537,8 @@ def _publish(
         digest_root=digest_root(taken.digests),
         value_targets=targets.value,
         rejected=dict(sources.rejected),
-        seconds=round(time.perf_counter() - started, 3),
+        seconds=round(marks[-1] - marks[0], 3),
+        stages={name: round(end - start, 3) for name, (start, end) in zip(_STAGES, pairwise(marks), strict=True)},
         phases=content.phases,
         outcomes=dict(sorted(taken.winners.items())),
     )
