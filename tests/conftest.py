@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import lzma
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from ringrift_dagster.games.database import GameDatabase, GameRecord
 from ringrift_dagster.home import Home
+from ringrift_dagster.manifest.store import Store
+from tests.postgres import postgres
 
 DATA = Path(__file__).parent / "data"
+_NUMBERS = count(1)
 
 
 @pytest.fixture(scope="session")
@@ -72,3 +76,36 @@ def give(home: Home, unpacked: Callable[[Path], Path]) -> Callable[..., Path]:
         return Path(shutil.copy(source, home.selfplay / (as_name or source.name)))
 
     return copy
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a running PostgreSQL, without a database."""
+    with postgres(tmp_path_factory.mktemp("postgres") / "server") as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def manifest_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database for a manifest, once of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'manifest.db'}"
+    server = request.getfixturevalue("postgres_server")
+    return f"{server}/{new_database(server)}"
+
+
+@pytest.fixture
+def store(manifest_url: str) -> Iterator[Store]:
+    """An empty manifest, once in each kind of database."""
+    with Store.open(manifest_url) as opened:
+        yield opened
+
+
+def new_database(server: str) -> str:
+    """Make a database in a PostgreSQL of the tests; returns its name."""
+    import psycopg
+
+    name = f"manifest_{next(_NUMBERS)}"
+    with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return name

@@ -1,0 +1,1 @@
+"""Alembic's scripts: how the manifest's tables came to be what `schema` says."""

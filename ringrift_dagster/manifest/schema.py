@@ -1,0 +1,218 @@
+"""The manifest's tables, the same on SQLite and PostgreSQL. Only definitions belong here; `migrations/` makes them.
+
+Times are seconds since 1970 (UTC), sizes bytes. A location's `revision` and a replica's say at which change of the manifest the row
+was last written, so that "before" and "after" need no clock.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+_Id = BigInteger().with_variant(Integer(), "sqlite")
+
+state = Table(
+    "manifest_state",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("refreshed_at", Double),
+    comment="One row. Whoever writes locks it first.",
+)
+
+locations = Table(
+    "locations",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("name", String(100), nullable=False, unique=True),
+    Column("kind", String(10), nullable=False, comment="host, drive, shared, s3 or disk"),
+    Column("provider", String(50)),
+    Column("rack", String(100)),
+    Column("role", String(50)),
+    Column("ephemeral", Boolean, nullable=False, default=False),
+    Column("via", String(100), comment="the host that a drive hangs on"),
+    Column("active", Boolean, nullable=False, default=True, comment="still in the hosts file"),
+    Column("liveness", String(12), nullable=False, default="UNKNOWN"),
+    Column("reason", Text, comment="why it is not ONLINE"),
+    Column("changed_at", Double, comment="when liveness last changed"),
+    Column("answered_at", Double),
+    Column("failures", Integer, nullable=False, default=0, comment="questions without an answer since the last one"),
+    Column("latency", Double, comment="seconds, smoothed"),
+    Column("clock_skew", Double, comment="its clock minus ours, seconds"),
+    Column("disk_total", BigInteger),
+    Column("disk_free", BigInteger),
+    Column("pending", Integer, nullable=False, default=0),
+    Column("epoch", String(100)),
+    Column("cursor", BigInteger),
+    Column("replicas", BigInteger, nullable=False, default=0, comment="AVAILABLE ones"),
+    Column("bytes", BigInteger, nullable=False, default=0),
+    Column("held", BigInteger, nullable=False, default=0, comment="missing replicas that a brake keeps from being LOST"),
+)
+
+mounts = Table(
+    "mounts",
+    metadata,
+    Column("location_id", ForeignKey("locations.id"), nullable=False),
+    Column("host_id", ForeignKey("locations.id"), nullable=False),
+    PrimaryKeyConstraint("location_id", "host_id"),
+    comment="Which hosts see a shared file system.",
+)
+
+items = Table(
+    "items",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("sha256", LargeBinary(32), nullable=False, unique=True),
+    Column("type", String(16), nullable=False),
+    Column("config", String(16)),
+    Column("size", BigInteger, nullable=False),
+    Column("games", BigInteger),
+    Column("samples", BigInteger),
+    Column("quality", Double),
+    Column("newest_game", Double),
+    Column("elo", Double),
+    Column("soundness", String(8), nullable=False),
+    Column("reason", Text),
+    Column("provenance", Text, comment="JSON"),
+    Column("first_seen", Double, nullable=False),
+)
+by_quality = sa.func.coalesce(items.c.quality, sa.literal_column("-1"))
+by_newest_game = sa.func.coalesce(items.c.newest_game, sa.literal_column("-1"))
+"""What orders items; unknown comes last. Spelt so that both databases can use the index."""
+Index("ix_items_best", items.c.config, items.c.type, by_quality.desc(), by_newest_game.desc())
+
+chunk_tables = Table(
+    "chunk_tables",
+    metadata,
+    Column("item_id", ForeignKey("items.id"), primary_key=True, autoincrement=False),
+    Column("digests", LargeBinary, nullable=False, comment="BLAKE3 of chunks of 4 MiB, concatenated"),
+)
+
+replicas = Table(
+    "replicas",
+    metadata,
+    Column("item_id", ForeignKey("items.id"), nullable=False),
+    Column("location_id", ForeignKey("locations.id"), nullable=False),
+    Column("path", String(1024), nullable=False, comment="relative to the location's root"),
+    Column("state", String(12), nullable=False),
+    Column("reason", String(100)),
+    Column("mtime", Double),
+    Column("verified_at", Double),
+    Column("revision", BigInteger, nullable=False),
+    PrimaryKeyConstraint("item_id", "location_id", "path"),
+    UniqueConstraint("location_id", "path", "item_id"),
+    sqlite_with_rowid=False,
+)
+
+holdings = Table(
+    "holdings",
+    metadata,
+    Column("location_id", ForeignKey("locations.id"), nullable=False),
+    Column("type", String(16), nullable=False),
+    Column("config", String(16), nullable=False, comment="empty: none"),
+    Column("replicas", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("newest_game", Double, comment="of sound items"),
+    Column("newest_mtime", Double),
+    Column("verified_at", Double, comment="the latest"),
+    PrimaryKeyConstraint("location_id", "type", "config"),
+    comment="Counters of AVAILABLE replicas, kept with every change of them.",
+)
+
+untracked = Table(
+    "untracked",
+    metadata,
+    Column("location_id", ForeignKey("locations.id"), nullable=False),
+    Column("path", String(1024), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("mtime", Double, nullable=False),
+    Column("reason", String(20), nullable=False),
+    Column("detail", Text),
+    Column("first_seen", Double, nullable=False),
+    PrimaryKeyConstraint("location_id", "path"),
+)
+
+source_databases = Table(
+    "source_databases",
+    metadata,
+    Column("location_id", ForeignKey("locations.id"), nullable=False),
+    Column("path", String(1024), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("mtime", Double, nullable=False),
+    Column("games", Text, nullable=False, comment="JSON: config to finished games"),
+    Column("newest_game", Double),
+    Column("snapshot", LargeBinary(32)),
+    PrimaryKeyConstraint("location_id", "path"),
+)
+
+orphans = Table(
+    "orphans",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("item_id", ForeignKey("items.id"), nullable=False),
+    Column("kind", String(10), nullable=False, comment="stranded or lost"),
+    Column("location_id", ForeignKey("locations.id"), nullable=False, comment="where the last copy was"),
+    Column("detected_at", Double, nullable=False),
+    Column("resolved_at", Double),
+)
+_open = orphans.c.resolved_at.is_(None)
+Index("ix_orphans_open", orphans.c.item_id, unique=True, sqlite_where=_open, postgresql_where=_open)
+Index("ix_orphans_location", orphans.c.location_id)
+
+changes = Table(
+    "changes",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("location", String(100)),
+    Column("detail", Text, nullable=False, comment="JSON"),
+    sqlite_autoincrement=True,
+    comment="What happened, in order; readers keep the last id they saw.",
+)
+
+strangers = Table(
+    "strangers",
+    metadata,
+    Column("name", String(100), primary_key=True),
+    Column("seen_at_location", String(100), nullable=False),
+    Column("first_seen", Double, nullable=False),
+    Column("last_seen", Double, nullable=False),
+    comment="Hosts that showed up and are not in the hosts file.",
+)
+
+scrub_days = Table(
+    "scrub_days",
+    metadata,
+    Column("location_id", ForeignKey("locations.id"), nullable=False),
+    Column("day", String(10), nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("files", BigInteger, nullable=False),
+    Column("damaged", BigInteger, nullable=False),
+    Column("remaining", BigInteger, nullable=False),
+    PrimaryKeyConstraint("location_id", "day"),
+)
