@@ -257,7 +257,9 @@ def _problem(document: Located, details: ErrorDetails) -> Problem:
         return Problem(document.line(where), where[:2], "is no name of a host: letters, digits and . _ : - only, at most 100")
     where = where[:-1] if where and where[-1] == "[key]" else where
     kind, value = details["type"], details["input"]
-    what = _WHAT.get(kind) or details["msg"].removeprefix("Value error, ").replace("Input should", "must", 1)
+    what = _WHAT.get(kind) or details["msg"].removeprefix("Value error, ").replace("Input should", "must").replace(
+        "String should", "must"
+    )
     if kind != "missing" and not isinstance(value, dict | tuple) and not (kind == "value_error" and _shown(value) in what):
         what += f", not {_shown(value)}"
     return Problem(document.line(where), where, what)
@@ -275,7 +277,7 @@ def _field(where: Where) -> str:
 
 
 def _shown(value: object) -> str:
-    """A value as the file has it, more or less, and short."""
+    """A value as the file has it, more or less: short, and without what stands before the @ of a URL."""
     words = {True: "true", False: "false", None: "empty"} if isinstance(value, bool | None) else {}
-    text = words.get(value) or repr(value)
+    text = words.get(value) or re.sub(r"//[^/]*@", "//...@", repr(value))
     return text if len(text) <= 60 else f"{text[:57]}..."

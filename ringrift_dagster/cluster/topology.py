@@ -170,11 +170,12 @@ class Place:
     """A location: somewhere that holds data under a name of its own.
 
     `path` is its root, on a bucket the prefix. `via` is the host that a drive hangs on, `hosts` the active ones through which it
-    is reached: the host itself, the drive's, all that mount a shared file system, none for a bucket.
+    is reached: the host itself, the drive's, all that mount a shared file system, none for a bucket. A disk is a
+    directory of this machine that is no host's tree.
     """
 
     name: str
-    kind: Literal["host", "drive", "shared", "s3"]
+    kind: Literal["host", "drive", "shared", "s3", "disk"]
     path: str
     provider: str | None = None
     rack: str | None = None

@@ -69,7 +69,10 @@ class Config:
 CONFIGS: tuple[Config, ...] = tuple(Config(board, players) for board in BOARDS for players in PLAYER_COUNTS)
 CONFIG_KEYS: tuple[str, ...] = tuple(config.key for config in CONFIGS)
 
-_KEY = re.compile(r"(?<![A-Za-z0-9])(square8|square19|hex8|hexagonal)_([234])p(?![A-Za-z0-9])")
+BOARD_ALIASES = {"sq8": "square8", "sq19": "square19", "hex": "hexagonal"}
+"""Short names of boards that RingRift's file names and events use."""
+
+_KEY = re.compile(rf"(?<![A-Za-z0-9])({'|'.join((*BOARDS, *BOARD_ALIASES))})_([234])p(?![A-Za-z0-9])")
 
 
 class UnknownConfig(ValueError):
@@ -79,9 +82,10 @@ class UnknownConfig(ValueError):
 def parse_config(text: str) -> Config:
     """The config that `text` (a key, a file name, an event field) names.
 
-    Raises UnknownConfig unless exactly one distinct key stands in it: a wrong guess would mix data of two configs.
+    Boards may have their short names (`sq8_2p`). Raises UnknownConfig unless exactly one distinct config stands in it: a wrong
+    guess would mix data of two configs.
     """
-    found = {Config(board, int(players)) for board, players in _KEY.findall(text)}
+    found = {Config(BOARD_ALIASES.get(board) or board, int(players)) for board, players in _KEY.findall(text)}
     if len(found) != 1:
         what = "no config key" if not found else f"{len(found)} config keys"
         raise UnknownConfig(f"{what} in {text!r}; expected one of {', '.join(CONFIG_KEYS)}")

@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 from ringrift_dagster.manifest.inventory import Soundness
 from ringrift_dagster.manifest.schema import holdings, items, replicas
 from ringrift_dagster.manifest.states import ReplicaState
-from ringrift_dagster.manifest.store import largest, upsert
+from ringrift_dagster.manifest.store import Writer, largest, upsert
 
 _MAXIMA = ("newest_game", "newest_mtime", "verified_at")
 
@@ -76,26 +76,32 @@ class Holdings:
         cells = [cell for (place, _, _), cell in self._cells.items() if place == location]
         return sum(cell.replicas for cell in cells), sum(cell.bytes for cell in cells)
 
-    def write(self, connection: Connection) -> None:
+    def write(self, writer: Writer) -> None:
         """Bring the counters up to date. The replicas have to be written before: what was the greatest may have left."""
-        for (location, kind, config), cell in self._cells.items():
-            insert = upsert(connection, holdings)
-            changed = {
-                "replicas": holdings.c.replicas + insert.excluded.replicas,
-                "bytes": holdings.c.bytes + insert.excluded.bytes,
-                **{name: largest(holdings.c[name], insert.excluded[name]) for name in _MAXIMA},
+        insert = upsert(writer.connection, holdings)
+        changed = {
+            "replicas": holdings.c.replicas + insert.excluded.replicas,
+            "bytes": holdings.c.bytes + insert.excluded.bytes,
+            **{name: largest(holdings.c[name], insert.excluded[name]) for name in _MAXIMA},
+        }
+        rows = [
+            {
+                "location_id": location,
+                "type": kind,
+                "config": config,
+                "replicas": cell.replicas,
+                "bytes": cell.bytes,
+                **dict(zip(_MAXIMA, cell.reached, strict=True)),
             }
-            values = {"location_id": location, "type": kind, "config": config, "replicas": cell.replicas, "bytes": cell.bytes}
-            connection.execute(
-                insert.values(**values, **dict(zip(_MAXIMA, cell.reached, strict=True))).on_conflict_do_update(
-                    index_elements=["location_id", "type", "config"], set_=changed
-                )
-            )
-            self._look_again(connection, (location, kind, config), cell)
+            for (location, kind, config), cell in self._cells.items()
+        ]
+        writer.many(insert.on_conflict_do_update(index_elements=["location_id", "type", "config"], set_=changed), rows)
+        for (location, kind, config), cell in self._cells.items():
+            if any(left is not None for left in cell.left):
+                self._look_again(writer.connection, location, kind, config, cell)
 
-    def _look_again(self, connection: Connection, key: tuple[int, str, str], cell: _Cell) -> None:
+    def _look_again(self, connection: Connection, location: int, kind: str, config: str, cell: _Cell) -> None:
         """Recompute a cell's maxima if one of them may have left."""
-        location, kind, config = key
         here = (holdings.c.location_id == location, holdings.c.type == kind, holdings.c.config == config)
         now = connection.execute(sa.select(*(holdings.c[name] for name in _MAXIMA)).where(*here)).one()
         if any(map(_may_have_left, cell.left, now, cell.reached)):

@@ -34,11 +34,26 @@ BRAKE_SHARE = 0.01
 """More than this share of a location missing at once stops and asks."""
 BRAKE_FLOOR = 5
 """So few are never a share; but everything at once always is."""
+_FACTS = ("config", "games", "samples", "quality", "newest_game", "elo")
+_NOTHING = (None, Soundness.UNKNOWN)
+_FILL = (
+    sa.update(items)
+    .where(items.c.id == sa.bindparam("item"))
+    .values(
+        {name: sa.func.coalesce(items.c[name], sa.bindparam(name)) for name in (*_FACTS, "provenance")}
+        | {
+            name: sa.case(
+                (items.c.soundness == sa.literal_column(f"'{Soundness.UNKNOWN}'"), sa.bindparam(name)), else_=items.c[name]
+            )
+            for name in ("soundness", "reason")
+        }
+    )
+)
+"""What nobody knew becomes known; what is known stays."""
 STORAGE_CLASS = "storage_class"
 ARCHIVED_CLASSES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 """Not readable on demand: such a copy is no source, but it is a copy."""
 _COUNTED = ("restored", "replaced", "lost", "superseded", "damaged", "held", "contradicted")
-_FACTS = ("config", "games", "samples", "quality", "newest_game", "elo")
 _DISTRUSTED = (ReplicaState.BAD, ReplicaState.SUSPICIOUS)
 EXAMPLES = 20
 """Paths named in a change; the rest are counted."""
@@ -113,7 +128,7 @@ class _Merge:
         if self.inventory.full:
             self._remove({path: Gone.VANISHED for path in known if path not in found}, known)
         self._write_replicas()
-        self.holdings.write(self.connection)
+        self.holdings.write(self.writer)
         self._write_untracked(found, gone)
         self._write_databases(gone)
         self._write_place()
@@ -135,9 +150,8 @@ class _Merge:
         known: dict[str, list[Counted]] = defaultdict(list)
         batches = [None] if paths is None else in_batches(paths)
         for batch in batches:
-            chosen = query if batch is None else query.where(replicas.c.path.in_(batch))
-            for row in self.connection.execute(chosen):
-                known[row.path].append(Counted(*row))
+            for row in self.writer.rows(query if batch is None else query.where(replicas.c.path.in_(batch))):
+                known[row[1]].append(Counted._make(row))
         return known
 
     def _is_news(self, entry: FoundItem, rows: Iterable[Counted]) -> bool:
@@ -156,40 +170,59 @@ class _Merge:
 
     def _take_in_items(self, entries: Sequence[FoundItem]) -> dict[bytes, Counted]:
         """Make sure that every item is there, filling in what nobody knew; returns them by hash, as items only."""
-        insert = upsert(self.connection, items)
-        new = insert.excluded
-        unknown = items.c.soundness == Soundness.UNKNOWN
-        fill = {name: sa.func.coalesce(items.c[name], new[name]) for name in _FACTS}
-        fill |= {name: sa.case((unknown, new[name]), else_=items.c[name]) for name in ("soundness", "reason")}
-        fill["provenance"] = sa.func.coalesce(items.c.provenance, new.provenance)
-        statement = insert.on_conflict_do_update(index_elements=["sha256"], set_=fill)
-        unique = {entry.sha256: entry for entry in entries}
-        before = self._items(unique) if unique else {}
-        self.writer.many(statement, [self._item_row(entry) for entry in unique.values()])
-        after = self._items(unique) if unique else {}
-        self.facts = {row.item_id: row for row in after.values()}
-        self._refile(before, after)
+        unique = {bytes.fromhex(entry.sha256): entry for entry in entries}
+        known, lacking = self._items(unique)
+        fill = [
+            {"item": known[digest].item_id, **self._item_row(digest, unique[digest])}
+            for digest, names in lacking.items()
+            if any(getattr(unique[digest], name) not in _NOTHING for name in names)
+        ]
+        self.writer.many(_FILL, fill)
+        if fill:
+            before = known
+            known, _ = self._items(unique)
+            self._refile(before, known)
+        news = [digest for digest in unique if digest not in known]
+        # Whoever writes is alone, so numbers can be given here, and need not be asked for afterwards.
+        first = self.connection.execute(sa.select(sa.func.coalesce(sa.func.max(items.c.id), 0))).scalar_one() + 1 if news else 0
+        rows = [{"id": number, **self._item_row(digest, unique[digest])} for number, digest in enumerate(news, first)]
+        self.writer.many(sa.insert(items), rows)
+        for row in rows:
+            known[row["sha256"]] = Counted(
+                row["id"], "", "", None, None, None, 0, row["sha256"], row["type"], row["config"], row["size"], row["soundness"],
+                row["newest_game"],
+            )  # fmt: skip
+        self.facts = {row.item_id: row for row in known.values()}
         tables = [
-            {"item_id": after[bytes.fromhex(entry.sha256)].item_id, "digests": base64.b64decode(entry.chunks)}
-            for entry in unique.values()
-            if entry.chunks is not None and after[bytes.fromhex(entry.sha256)].size == entry.size
+            {"item_id": known[digest].item_id, "digests": base64.b64decode(entry.chunks)}
+            for digest, entry in unique.items()
+            if entry.chunks is not None and known[digest].size == entry.size
         ]
         self.writer.many(upsert(self.connection, chunk_tables).on_conflict_do_nothing(), tables)
-        return after
+        return known
 
-    def _items(self, digests: Iterable[str]) -> dict[bytes, Counted]:
-        columns = (items.c.id, items.c.sha256, items.c.type, items.c.config, items.c.size, items.c.soundness, items.c.newest_game)
-        rows = {}
-        for batch in in_batches([bytes.fromhex(digest) for digest in digests]):
-            for id_, sha256, kind, config, size, soundness, newest in self.connection.execute(
+    def _items(self, digests: Iterable[bytes]) -> tuple[dict[bytes, Counted], dict[bytes, list[str]]]:
+        """The items that are known already, and which of their facts are not."""
+        columns = (items.c.id, items.c.sha256, items.c.type, items.c.size, items.c.soundness, *(items.c[name] for name in _FACTS))
+        known, lacking = {}, {}
+        for batch in in_batches(list(digests)):
+            for id_, sha256, kind, size, soundness, *facts in self.writer.rows(
                 sa.select(*columns).where(items.c.sha256.in_(batch))
             ):
-                rows[sha256] = Counted(id_, "", "", None, None, None, 0, sha256, kind, config, size, soundness, newest)
-        return rows
+                told = dict(zip(_FACTS, facts, strict=True))
+                known[sha256] = Counted(
+                    id_, "", "", None, None, None, 0, sha256, kind, told["config"], size, soundness, told["newest_game"]
+                )
+                missing = [name for name, value in told.items() if value is None]
+                if soundness == Soundness.UNKNOWN:
+                    missing.append("soundness")
+                if missing:
+                    lacking[sha256] = missing
+        return known, lacking
 
-    def _item_row(self, entry: FoundItem) -> dict[str, Any]:
+    def _item_row(self, digest: bytes, entry: FoundItem) -> dict[str, Any]:
         return {
-            "sha256": bytes.fromhex(entry.sha256),
+            "sha256": digest,
             "type": entry.type.value,
             "config": entry.config,
             "size": entry.size,

@@ -96,6 +96,8 @@ def detect_lost(writer: Writer, candidates: Collection[int], location_id: int, n
 
 def resolve(writer: Writer, among: Collection[int] | None = None, *, at: float) -> int:
     """Close what can be reached again, of all or among certain items; returns how many."""
+    if writer.connection.execute(sa.select(orphans.c.id).where(orphans.c.resolved_at.is_(None)).limit(1)).first() is None:
+        return 0
     close = sa.update(orphans).where(orphans.c.resolved_at.is_(None), reachable(orphans.c.item_id)).values(resolved_at=at)
     batches = [None] if among is None else in_batches(sorted(among))
     closed = 0

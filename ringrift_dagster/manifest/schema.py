@@ -53,24 +53,24 @@ locations = Table(
     Column("provider", String(50)),
     Column("rack", String(100)),
     Column("role", String(50)),
-    Column("ephemeral", Boolean, nullable=False, default=False),
+    Column("ephemeral", Boolean, nullable=False, server_default=sa.false()),
     Column("via", String(100), comment="the host that a drive hangs on"),
-    Column("active", Boolean, nullable=False, default=True, comment="still in the hosts file"),
-    Column("liveness", String(12), nullable=False, default="UNKNOWN"),
+    Column("active", Boolean, nullable=False, server_default=sa.true(), comment="still in the hosts file"),
+    Column("liveness", String(12), nullable=False, server_default="UNKNOWN"),
     Column("reason", Text, comment="why it is not ONLINE"),
     Column("changed_at", Double, comment="when liveness last changed"),
     Column("answered_at", Double),
-    Column("failures", Integer, nullable=False, default=0, comment="questions without an answer since the last one"),
+    Column("failures", Integer, nullable=False, server_default="0", comment="questions without an answer since the last one"),
     Column("latency", Double, comment="seconds, smoothed"),
     Column("clock_skew", Double, comment="its clock minus ours, seconds"),
     Column("disk_total", BigInteger),
     Column("disk_free", BigInteger),
-    Column("pending", Integer, nullable=False, default=0),
+    Column("pending", Integer, nullable=False, server_default="0"),
     Column("epoch", String(100)),
     Column("cursor", BigInteger),
-    Column("replicas", BigInteger, nullable=False, default=0, comment="AVAILABLE ones"),
-    Column("bytes", BigInteger, nullable=False, default=0),
-    Column("held", BigInteger, nullable=False, default=0, comment="missing replicas that a brake keeps from being LOST"),
+    Column("replicas", BigInteger, nullable=False, server_default="0", comment="AVAILABLE ones"),
+    Column("bytes", BigInteger, nullable=False, server_default="0"),
+    Column("held", BigInteger, nullable=False, server_default="0", comment="missing replicas that a brake keeps from being LOST"),
 )
 
 mounts = Table(
@@ -104,6 +104,7 @@ by_quality = sa.func.coalesce(items.c.quality, sa.literal_column("-1"))
 by_newest_game = sa.func.coalesce(items.c.newest_game, sa.literal_column("-1"))
 """What orders items; unknown comes last. Spelt so that both databases can use the index."""
 Index("ix_items_best", items.c.config, items.c.type, by_quality.desc(), by_newest_game.desc())
+Index("ix_items_newest", items.c.config, items.c.type, items.c.newest_game)
 
 chunk_tables = Table(
     "chunk_tables",

@@ -131,9 +131,27 @@ class Writer:
         self.touched = False
 
     def many(self, statement: sa.Executable, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Execute a statement for each of the rows, if there are any."""
+        """Execute a statement for each of the rows, if there are any. They go to the driver as they are."""
         if rows:
-            self.connection.execute(statement, rows)
+            compiled = statement.compile(dialect=self.connection.dialect, column_keys=list(rows[0]))  # type: ignore[attr-defined]
+            constants = {name: value for name, value in compiled.params.items() if value is not None}
+            order = compiled.positiontup
+            given = [{**constants, **row} for row in rows] if constants else rows
+            values = given if order is None else [tuple([row[name] for name in order]) for row in given]
+            self._cursor().executemany(str(compiled), values)
+
+    def rows(self, statement: sa.Select[*tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        """All rows of a query, as the driver gives them."""
+        compiled = statement.compile(dialect=self.connection.dialect, compile_kwargs={"render_postcompile": True})
+        order = compiled.positiontup
+        given = compiled.params if order is None else [compiled.params[name] for name in order]
+        cursor = self._cursor()
+        cursor.execute(str(compiled), given)
+        return cursor.fetchall()
+
+    def _cursor(self) -> Any:
+        """A cursor of the driver, within this transaction."""
+        return self.connection.connection.cursor()
 
     def note(self, at: float, kind: str, location: str | None = None, **detail: Any) -> None:
         """Record a change of state for those who follow the manifest."""

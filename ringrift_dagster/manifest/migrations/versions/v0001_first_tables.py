@@ -42,6 +42,10 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_items")),
         sa.UniqueConstraint("sha256", name=op.f("uq_items_sha256")),
     )
+    op.create_index("ix_items_newest", "items", ["config", "type", "newest_game"], unique=False)
+    by_quality = sa.text("coalesce(quality, -1) DESC")
+    by_newest_game = sa.text("coalesce(newest_game, -1) DESC")
+    op.create_index("ix_items_best", "items", ["config", "type", by_quality, by_newest_game])
     op.create_table(
         "locations",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -50,24 +54,32 @@ def upgrade() -> None:
         sa.Column("provider", sa.String(length=50), nullable=True),
         sa.Column("rack", sa.String(length=100), nullable=True),
         sa.Column("role", sa.String(length=50), nullable=True),
-        sa.Column("ephemeral", sa.Boolean(), nullable=False),
+        sa.Column("ephemeral", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.Column("via", sa.String(length=100), nullable=True, comment="the host that a drive hangs on"),
-        sa.Column("active", sa.Boolean(), nullable=False, comment="still in the hosts file"),
-        sa.Column("liveness", sa.String(length=12), nullable=False),
+        sa.Column("active", sa.Boolean(), server_default=sa.true(), nullable=False, comment="still in the hosts file"),
+        sa.Column("liveness", sa.String(length=12), server_default="UNKNOWN", nullable=False),
         sa.Column("reason", sa.Text(), nullable=True, comment="why it is not ONLINE"),
         sa.Column("changed_at", sa.Double(), nullable=True, comment="when liveness last changed"),
         sa.Column("answered_at", sa.Double(), nullable=True),
-        sa.Column("failures", sa.Integer(), nullable=False, comment="questions without an answer since the last one"),
+        sa.Column(
+            "failures", sa.Integer(), server_default="0", nullable=False, comment="questions without an answer since the last one"
+        ),
         sa.Column("latency", sa.Double(), nullable=True, comment="seconds, smoothed"),
         sa.Column("clock_skew", sa.Double(), nullable=True, comment="its clock minus ours, seconds"),
         sa.Column("disk_total", sa.BigInteger(), nullable=True),
         sa.Column("disk_free", sa.BigInteger(), nullable=True),
-        sa.Column("pending", sa.Integer(), nullable=False),
+        sa.Column("pending", sa.Integer(), server_default="0", nullable=False),
         sa.Column("epoch", sa.String(length=100), nullable=True),
         sa.Column("cursor", sa.BigInteger(), nullable=True),
-        sa.Column("replicas", sa.BigInteger(), nullable=False, comment="AVAILABLE ones"),
-        sa.Column("bytes", sa.BigInteger(), nullable=False),
-        sa.Column("held", sa.BigInteger(), nullable=False, comment="missing replicas that a brake keeps from being LOST"),
+        sa.Column("replicas", sa.BigInteger(), server_default="0", nullable=False, comment="AVAILABLE ones"),
+        sa.Column("bytes", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column(
+            "held",
+            sa.BigInteger(),
+            server_default="0",
+            nullable=False,
+            comment="missing replicas that a brake keeps from being LOST",
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_locations")),
         sa.UniqueConstraint("name", name=op.f("uq_locations_name")),
     )

@@ -1,0 +1,107 @@
+"""What this coordinator is set up for: the hosts file, the manifest, and a source for every place that holds data.
+
+The one place where declarations become sources. What the hosts file means is `cluster`'s business, asking the sources `refresh`'s.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ringrift_dagster.cluster.hosts import load_hosts
+from ringrift_dagster.cluster.topology import Cluster, Host, Place
+from ringrift_dagster.home import Home
+from ringrift_dagster.manifest.inventory import Source
+from ringrift_dagster.manifest.locations import register
+from ringrift_dagster.manifest.refresh import Refreshed, refresh
+from ringrift_dagster.manifest.sources.layouts import HOME, SHARED, drive
+from ringrift_dagster.manifest.sources.node import NodeSource
+from ringrift_dagster.manifest.sources.shared import SharedSource
+from ringrift_dagster.manifest.sources.tree import DiskSource, TreeInventory
+from ringrift_dagster.manifest.store import Store, default_url
+
+HOSTS_VARIABLE = "RINGRIFT_HOSTS_FILE"
+TOKEN_VARIABLE = "RINGRIFT_NODE_TOKEN"
+THIS_HOST_VARIABLE = "RINGRIFT_HOST"
+"""This machine's name in the hosts file: drives and shared file systems that it mounts are then read without an agent."""
+HOME_LOCATION = "home"
+"""This coordinator's own `$RINGRIFT_DATA_HOME`."""
+
+
+@dataclass(frozen=True)
+class Plane:
+    """A coordinator at work; use `open_plane`."""
+
+    home: Home
+    cluster: Cluster
+    store: Store
+    sources: tuple[Source, ...]
+
+    def refresh(self, **options: Any) -> Refreshed:
+        """One cycle over every source; see `refresh.refresh`."""
+        return refresh(self.store, self.sources, **options)
+
+
+@contextmanager
+def open_plane(
+    home: Home | None = None,
+    *,
+    hosts_file: Path | None = None,
+    url: str | None = None,
+    s3_client: Callable[[], Any] | None = None,
+    at: float | None = None,
+) -> Iterator[Plane]:
+    """Everything that the environment, or the arguments, declare; the manifest's locations are made those of the hosts file.
+
+    Without a hosts file the home is the only location. Raises HostsFileError and StoreError.
+    """
+    home = home or Home.from_env()
+    cluster = load_cluster(home, hosts_file)
+    places = [Place(HOME_LOCATION, "disk", str(home.root), provider="local", role="coordinator"), *cluster.locations()]
+    with Store.open(url or default_url(home)) as store:
+        register(store, places, at=time.time() if at is None else at)
+        yield Plane(home, cluster, store, tuple(_sources(home, cluster, places, s3_client)))
+
+
+def load_cluster(home: Home, hosts_file: Path | None = None) -> Cluster:
+    """The hosts file that is named, or that the environment names, or that stands in the home; without one, an empty cluster."""
+    named = hosts_file or os.environ.get(HOSTS_VARIABLE)
+    path = Path(named) if named else home.root / "distributed_hosts.yaml"
+    return load_hosts(path) if named or path.exists() else Cluster()
+
+
+def _sources(home: Home, cluster: Cluster, places: Sequence[Place], s3_client: Callable[[], Any] | None) -> Iterator[Source]:
+    here = os.environ.get(THIS_HOST_VARIABLE, "")
+    state = home.root / "inventory"
+    for place in places:
+        if place.kind == "disk":
+            yield DiskSource(place.name, TreeInventory(place.name, home.root, HOME, state / place.name))
+        elif place.kind == "s3":
+            yield _bucket(place, cluster, s3_client, state)
+        else:
+            asked = [_through(place, cluster, cluster.hosts[name], here, state) for name in place.hosts]
+            yield asked[0] if place.kind == "host" else SharedSource(place.name, asked)
+
+
+def _through(place: Place, cluster: Cluster, host: Host, here: str, state: Path) -> Source:
+    """A place as a host sees it: through its agent, or directly if that host is this one and the place no host."""
+    if host.name == here and place.kind != "host":
+        folders = next((hung.subdirs.values() for hung in cluster.drives if hung.name == place.name), None)
+        layout = SHARED if folders is None else drive(folders)
+        return DiskSource(place.name, TreeInventory(place.name, Path(place.path), layout, state / place.name, sentinel=True))
+    root = "tree" if place.kind == "host" else place.name
+    return NodeSource(place.name, host.agent_url or "", os.environ.get(TOKEN_VARIABLE), root=root, node=host.name)
+
+
+def _bucket(place: Place, cluster: Cluster, s3_client: Callable[[], Any] | None, state: Path) -> Source:
+    from ringrift_dagster.manifest.sources.s3 import S3Source
+    from ringrift_dagster.manifest.sources.s3_client import make_client
+
+    region = cluster.s3.region if cluster.s3 else None
+    client = s3_client() if s3_client else make_client(region)
+    return S3Source(place.name, client, place.name, cache=state / f"{place.name}.db", strangers_known=cluster.hosts)
