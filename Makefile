@@ -28,7 +28,7 @@ types: .venv/.dev
 	$(BIN)/pyright
 
 unit: .venv/.dev
-	scripts/system-packages chromium=chromium
+	scripts/system-packages chromium=chromium postgresql=pg_ctlcluster
 	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
 
 bench: .venv/.runtime

@@ -132,6 +132,15 @@ def large_export() -> dict[str, Any]:
         return {**whole, **stages, "peak MB, 1x": small, "peak MB, 40x": large}
 
 
+def print_manifest() -> None:
+    """The manifest at scale, and snapshots of live databases; `python -m benchmarks manifest` runs these alone."""
+    from benchmarks import manifest, snapshots
+
+    print(f"{'the manifest, 1,000,000 items x 3 replicas':50}{'SQLite':>22}   beside")
+    for name, value, beside in (*manifest.run(), *snapshots.run()):
+        print(f"{name:50}{value:>22}   {beside}")
+
+
 def _in_own_process(what: str) -> dict[str, Any]:
     ended = subprocess.run([sys.executable, "-m", "benchmarks", what], capture_output=True, text=True, check=True)
     return json.loads(ended.stdout)
@@ -139,6 +148,9 @@ def _in_own_process(what: str) -> dict[str, Any]:
 
 def main() -> None:
     if len(sys.argv) > 1:
+        if sys.argv[1] == "manifest":
+            print_manifest()
+            return
         figures = large_export() if sys.argv[1] == "large" else measure(sys.argv[1])
         print(json.dumps(figures))
         return
@@ -152,6 +164,8 @@ def main() -> None:
     large = _in_own_process("large")
     print("\none square8 export of " + ", ".join(f"{name} {value:,.0f}" for name, value in large.items()))
     print(f"reference: RingRift's exporter, square8: {RINGRIFT_SAMPLES} samples/s in 1.8-2.3 GB; its parity gate: tens of moves/s")
+    print()
+    print_manifest()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The manifest at scale: a million items with three replicas each, on SQLite and on PostgreSQL, and cycles over forty agents.
 
-Every figure stands beside what bounds it: the same rows put into the same kind of database by its bare driver, or what it has to stay
-below. The agents of the cycle are one real HTTP server that speaks for forty; the inventories it sends are parsed and checked as any.
+Every figure stands beside what bounds it: the same rows put into the same kind of database by its bare driver, or what it has to
+stay below. The agents of the cycle are one real HTTP server that speaks for forty; the inventories it sends are parsed and checked
+as any.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +31,7 @@ from ringrift_dagster.manifest.merge import merge
 from ringrift_dagster.manifest.refresh import refresh
 from ringrift_dagster.manifest.sources.node import NodeSource
 from ringrift_dagster.manifest.store import Store
+from tests.postgres import postgres
 
 ITEMS = 1_000_000
 REPLICAS = 3
@@ -122,16 +123,20 @@ def measure(url: str, items: int) -> dict[str, Any]:
         figures["where, p50/p99 µs"] = percentiles(lambda pair: queries.where(store, pair[0]), asked[:2000])
         top = [(CONFIG_KEYS[number % 12], ItemType.NPZ) for number in range(2000)]
         figures["top 3 by quality, p50/p99 µs"] = percentiles(lambda pair: queries.items_by_quality(store, *pair, limit=3), top)
+        rows = len(held[0])
+        churned = int(rows * CHURN)
         unchanged = told(names[0], held[0])
-        figures["rescan, nothing changed, rows/s"] = len(held[0]) / timed(lambda: merge(store, unchanged, before=store.revision(), at=NOW))
-        churned = int(len(held[0]) * CHURN)
-        some = Inventory(names[0], "epoch", 1, True, found=[*unchanged.found[churned:], *(entry(n, 1) for n in held[0][:churned])])
-        figures["rescan, 1 % replaced, rows/s"] = len(held[0]) / timed(lambda: merge(store, some, before=store.revision(), at=NOW))
-        other = told(names[1], held[0], full=False)
-        figures["rescan, every row new, rows/s"] = len(held[0]) / timed(lambda: merge(store, other, before=store.revision(), at=NOW))
+        replaced = told(names[0], held[0])
+        replaced.found[:churned] = [entry(number, 1) for number in held[0][:churned]]
+        new = told(names[1], held[0], full=False)
+        for what, inventory in (("nothing changed", unchanged), ("1 % replaced", replaced), ("every row new", new)):
+            spent = timed(lambda inventory=inventory: merge(store, inventory, before=store.revision(), at=NOW))
+            figures[f"rescan, {what}, rows/s"] = rows / spent
         figures["sole copies of one location, ms"] = 1000 * timed(lambda: queries.sole_copies(store, at_location=names[2]))
         figures["under-replicated, whole cluster, ms"] = 1000 * timed(lambda: queries.under_replicated(store, REPLICAS))
-        report = [timed(lambda: freshness.host_freshness(store, NOW, limit=timedelta(hours=48), hosts_only=False)) for _ in range(5)]
+        report = [
+            timed(lambda: freshness.host_freshness(store, NOW, limit=timedelta(hours=48), hosts_only=False)) for _ in range(5)
+        ]
         figures[f"freshness report, {LOCATIONS} locations, ms"] = 1000 * min(report)
     return figures
 
@@ -140,7 +145,8 @@ def bare_driver(path: Path, items: int) -> float:
     """Rows a second that SQLite takes when nothing is compared, looked up or counted: the bound of the load."""
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("CREATE TABLE replicas (item INTEGER, location INTEGER, path TEXT, PRIMARY KEY (item, location, path)) WITHOUT ROWID")
+    key = "PRIMARY KEY (item, location, path)"
+    connection.execute(f"CREATE TABLE replicas (item INTEGER, location INTEGER, path TEXT, {key}) WITHOUT ROWID")
     connection.execute("CREATE UNIQUE INDEX by_path ON replicas (location, path, item)")
     rows = [(number, holder, f"data/{number}-0") for number in range(items) for holder in holders(number)]
     start = time.perf_counter()
@@ -235,10 +241,10 @@ def run(items: int = ITEMS) -> list[tuple[str, str, str]]:
         bound = bare_driver(root / "bare.db", items)
         sqlite = measure(f"sqlite:///{root / 'manifest.db'}", items)
         cycles = {**measure_cycles(f"sqlite:///{root / 'small.db'}", 200), **measure_cycles(f"sqlite:///{root / 'large.db'}", 2000)}
-        with _postgres(root / "postgres") as server:
-            postgres = measure(server, items)
+        with postgres() as server:
+            on_postgres = measure(f"{server}/postgres", items)
     for name, value in sqlite.items():
-        rows.append((name, _text(value), f"{_text(postgres[name])} on PostgreSQL; {_BESIDE.get(name, '')}".rstrip("; ")))
+        rows.append((name, _text(value), f"{_text(on_postgres[name])} on PostgreSQL; {_BESIDE.get(name, '')}".rstrip("; ")))
     rows.insert(1, ("  bare SQLite, no look-ups, replicas/s", _text(bound), ""))
     rows += [(name, _text(value), "a cycle is 30 s") for name, value in cycles.items()]
     return rows
@@ -255,11 +261,3 @@ def _text(value: Any) -> str:
     if isinstance(value, tuple):
         return " / ".join(_text(part) for part in value)
     return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
-
-
-@contextmanager
-def _postgres(directory: Path) -> Iterator[str]:
-    from tests.postgres import postgres
-
-    with postgres(directory) as url:
-        yield f"{url}/postgres"

@@ -79,9 +79,9 @@ def give(home: Home, unpacked: Callable[[Path], Path]) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_server() -> Iterator[str]:
     """The URL of a running PostgreSQL, without a database."""
-    with postgres(tmp_path_factory.mktemp("postgres") / "server") as url:
+    with postgres() as url:
         yield url
 
 

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from ringrift_dagster.cli.services import free_port
 
@@ -17,16 +18,18 @@ ACCOUNT = "postgres"
 
 
 @contextmanager
-def postgres(directory: Path) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """The URL of a running server, without a database name at its end."""
+    with TemporaryDirectory(prefix="ringrift-postgres-", ignore_cleanup_errors=True) as name, _running(Path(name)) as url:
+        yield url
+
+
+@contextmanager
+def _running(directory: Path) -> Iterator[str]:
     data, port = directory / "data", free_port()
     account = ACCOUNT if os.geteuid() == 0 else None
-    directory.mkdir(parents=True, exist_ok=True)
     if account:
         os.chown(directory, pwd.getpwnam(account).pw_uid, -1)
-        for parent in directory.parents:  # made by pytest for its own user only
-            if parent.stat().st_uid == 0 and not parent.stat().st_mode & 0o001:
-                parent.chmod(parent.stat().st_mode | 0o011)
 
     def run(program: str, *arguments: str) -> None:
         command = [_program(program), *arguments]

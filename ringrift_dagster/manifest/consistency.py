@@ -120,7 +120,7 @@ def _unregistered(connection: sa.Connection) -> Iterator[Disagreement]:
 
 def _chunks(connection: sa.Connection) -> Iterator[Disagreement]:
     length = sa.func.length(chunk_tables.c.digests)
-    needed = (items.c.size + (CHUNK_SIZE - 1)).op("/")(CHUNK_SIZE) * CHUNK_DIGEST_BYTES
+    needed = (items.c.size + (CHUNK_SIZE - 1)) // CHUNK_SIZE * CHUNK_DIGEST_BYTES
     query = sa.select(items.c.sha256, length, needed).join_from(chunk_tables, items).where(length != needed)
     for row in connection.execute(query.limit(MAX_FINDINGS)):
         yield Disagreement("chunks", row[0].hex(), f"{row[1]} bytes", f"{row[2]} bytes")

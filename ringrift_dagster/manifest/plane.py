@@ -95,7 +95,7 @@ def _through(place: Place, cluster: Cluster, host: Host, here: str, state: Path)
         layout = SHARED if folders is None else drive(folders)
         return DiskSource(place.name, TreeInventory(place.name, Path(place.path), layout, state / place.name, sentinel=True))
     root = "tree" if place.kind == "host" else place.name
-    return NodeSource(place.name, host.agent_url or "", os.environ.get(TOKEN_VARIABLE), root=root, node=host.name)
+    return NodeSource(place.name, host.agent_url or "", os.environ.get(TOKEN_VARIABLE), root, host.name, max_age=0)
 
 
 def _bucket(place: Place, cluster: Cluster, s3_client: Callable[[], Any] | None, state: Path) -> Source:

@@ -1,0 +1,168 @@
+"""One cycle over sources that answer, refuse, hang, lie and fail: each is heard in its time and none keeps the others waiting."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from ringrift_dagster.cli.services import free_port
+from ringrift_dagster.manifest.changes import changes_since
+from ringrift_dagster.manifest.inventory import Cursor, Inventory, NoAnswer, Scrubbed
+from ringrift_dagster.manifest.locations import all_locations
+from ringrift_dagster.manifest.refresh import Refreshed, refresh
+from ringrift_dagster.manifest.sources.node import NodeSource
+from ringrift_dagster.manifest.sources.shared import SharedSource
+from ringrift_dagster.manifest.store import Store
+from tests.manifest.telling import declared, item
+
+DATA = "data/training/hex8_2p.npz"
+
+
+@pytest.fixture(autouse=True)
+def _declared(store: Store) -> None:
+    declared(store)
+
+
+class Scripted:
+    """A source that does as it is told: what the protocol allows, and what it does not."""
+
+    def __init__(self, location: str, answer: Callable[[Cursor | None], Inventory]) -> None:
+        self.location = location
+        self.answer = answer
+        self.asked: list[Cursor | None] = []
+
+    def read(self, since: Cursor | None, timeout: float) -> Inventory:
+        self.asked.append(since)
+        return self.answer(since)
+
+    def scrub(self, max_bytes: int, timeout: float) -> Scrubbed:
+        raise NoAnswer(self.location, "not_found", "nothing to scrub")
+
+
+def tells(location: str, content: str, cursor: int = 1) -> Scripted:
+    return Scripted(
+        location, lambda since: Inventory(location, "e", cursor, since is None, found=[item(DATA, content)], now=time.time())
+    )
+
+
+def fails(location: str, error: Exception) -> Scripted:
+    def answer(_: Cursor | None) -> Inventory:
+        raise error
+
+    return Scripted(location, answer)
+
+
+@contextmanager
+def mute() -> Iterator[int]:
+    """A port that takes connections and never says anything."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+def cycle(store: Store, *sources: object, **options: float) -> Refreshed:
+    return refresh(store, sources, **{"answer_seconds": 1.0, "again_seconds": 0.05, **options})  # type: ignore[arg-type]
+
+
+def test_each_answer_is_taken_in_and_each_silence_has_its_reason(store: Store) -> None:
+    with mute() as port:
+        result = cycle(
+            store,
+            tells("vast-1", "x"),
+            NodeSource("vast-2", f"http://127.0.0.1:{free_port()}"),
+            NodeSource("nebius-1", f"http://127.0.0.1:{port}"),
+            fails("nfs", NoAnswer("nfs", "not_mounted", "no sentinel")),
+            fails("bucket", RuntimeError("a fault of ours")),
+            tells("drive", "y"),
+        )
+    assert {outcome.location: outcome.code for outcome in result.outcomes} == {
+        "bucket": "bad_answer",
+        "drive": None,
+        "nebius-1": "timeout",
+        "nfs": "not_mounted",
+        "vast-1": None,
+        "vast-2": "refused",
+    }
+    liveness = {place.name: str(place.liveness) for place in all_locations(store)}
+    assert (liveness["vast-1"], liveness["nfs"], liveness["vast-2"]) == ("ONLINE", "UNAVAILABLE", "OFFLINE")
+    assert result.seconds < 5
+
+
+def test_a_source_that_never_returns_is_left_behind(store: Store) -> None:
+    forever = threading.Event()
+
+    def hang(_: Cursor | None) -> Inventory:
+        forever.wait(60)
+        return Inventory("vast-1", "e", 1, True)
+
+    try:
+        result = cycle(store, Scripted("vast-1", hang), tells("vast-2", "x"), answer_seconds=0.2)
+    finally:
+        forever.set()
+    assert {outcome.location: outcome.code for outcome in result.outcomes} == {"vast-1": "timeout", "vast-2": None}
+    assert result.seconds < 6
+
+
+def test_cursors_go_on_where_the_last_cycle_ended(store: Store) -> None:
+    source = tells("vast-1", "x", cursor=7)
+    cycle(store, source)
+    cycle(store, source)
+    assert source.asked == [None, Cursor("e", 7)]
+
+
+def test_an_idle_cycle_makes_no_change(store: Store) -> None:
+    cycle(store, tells("vast-1", "x"))
+    last = changes_since(store, 0)[-1].id
+    result = cycle(store, tells("vast-1", "x"))
+    assert result.changes == last
+    assert changes_since(store, last) == []
+
+
+def test_who_does_not_answer_twice_is_offline_within_a_minute_and_loses_nothing(store: Store) -> None:
+    now = [1000.0]
+    cycle(store, tells("vast-1", "x"), clock=lambda: now[0])
+    dead = NodeSource("vast-1", f"http://127.0.0.1:{free_port()}")
+    now[0] += 30
+    cycle(store, dead, clock=lambda: now[0])
+    kinds = [(change.kind, change.at) for change in changes_since(store, 0) if change.location == "vast-1"]
+    assert ("HOST_OFFLINE", 1030.0) in kinds
+    assert ("ORPHAN_DETECTED", 1030.0) in kinds
+    now[0] += 30
+    result = cycle(store, tells("vast-1", "x"), clock=lambda: now[0])
+    assert result.outcomes[0].changed_liveness
+    assert [change.kind for change in changes_since(store, result.changes)] == ["HOST_ONLINE", "ORPHANS_RESOLVED"]
+
+
+def test_an_answer_for_another_location_is_not_used(store: Store) -> None:
+    other = tells("vast-2", "x")
+    other.location = "vast-1"
+    result = cycle(store, other)
+    assert result.outcomes[0].code == "wrong_node"
+    assert all(place.replicas == 0 for place in all_locations(store))
+
+
+def test_clocks_that_differ_are_told_of_and_order_nothing(store: Store) -> None:
+    late = Scripted("vast-1", lambda since: Inventory("vast-1", "e", 1, True, found=[item(DATA, "x")], now=time.time() - 4000))
+    cycle(store, late)
+    place = next(place for place in all_locations(store) if place.name == "vast-1")
+    assert place.clock_skew is not None and -4005 < place.clock_skew < -3995
+    assert place.answered_at is not None and abs(place.answered_at - time.time()) < 10
+    assert "CLOCK_SKEW" in {change.kind for change in changes_since(store, 0)}
+
+
+def test_a_shared_file_system_is_asked_through_the_next_host_when_one_is_silent(store: Store) -> None:
+    through = [fails("nfs", NoAnswer("nfs", "refused", "down")), tells("nfs", "x"), tells("nfs", "y")]
+    shared = SharedSource("nfs", through)
+    assert cycle(store, shared).silent == []
+    cycle(store, shared)
+    assert [len(source.asked) for source in through] == [1, 2, 0]
+
+
+def test_not_mounted_on_one_host_says_more_than_silence_of_the_others(store: Store) -> None:
+    through = [fails("nfs", NoAnswer("nfs", "refused", "down")), fails("nfs", NoAnswer("nfs", "not_mounted", "no sentinel"))]
+    assert cycle(store, SharedSource("nfs", through)).silent[0].code == "not_mounted"
+    assert cycle(store, SharedSource("nfs", [])).silent[0].code == "not_found"
