@@ -18,6 +18,12 @@ COMMANDS = {
     "export": "Write training sets.",
     "inspect": "Look into a database or a training set.",
     "registry": "RingRift's evidence beside our verdicts; the state of every config.",
+    "where": "Every copy of an item, and who could give it best.",
+    "manifest": "What exists, where, and whether it is good: refresh it, ask it.",
+    "freshness": "What every host would train on, and why it is stale.",
+    "orphans": "What cannot be reached, and what would bring it back.",
+    "hosts": "The hosts file as the data plane understands it.",
+    "node": "The agent that runs on every host.",
     "demo": "Run the whole pipeline on sample games, in the Dagster UI.",
 }
 """Each is the click command of its name in the module of its name beside this one."""

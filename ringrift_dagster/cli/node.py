@@ -46,6 +46,13 @@ def node() -> None:
     show_default=True,
     help="Seconds between two snapshots of one database, at least.",
 )
+@click.option(
+    "--scrub-rest",
+    type=click.FloatRange(min=0),
+    default=20.0,
+    show_default=True,
+    help="Hours in which a file that was verified is not scrubbed again.",
+)
 @click.option("--drive", "drives", multiple=True, callback=_places, metavar="NAME=PATH", help="A drive that hangs on this host.")
 @click.option("--shared", multiple=True, callback=_places, metavar="NAME=PATH", help="A file system that other hosts see too.")
 @click.option(
@@ -60,6 +67,7 @@ def serve(
     port: int,
     interval: float,
     snapshot_interval: float,
+    scrub_rest: float,
     drives: dict[str, Path],
     shared: dict[str, Path],
     state: Path | None,
@@ -82,6 +90,7 @@ def serve(
         root=root.absolute(),
         interval=interval,
         snapshot_interval=snapshot_interval,
+        scrub_rest=scrub_rest * 3600,
         drives=drives,
         shared=shared,
         state=state.absolute() if state else None,

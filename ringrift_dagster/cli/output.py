@@ -51,10 +51,12 @@ def print_json(value: Any) -> None:
     sys.stdout.write(orjson.dumps(value, default=_text, option=options).decode())
 
 
-def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table on stdout; numbers stand to the right. Nothing when there are no rows."""
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str = "") -> None:
+    """A table on stdout; numbers stand to the right. When there are no rows, the line `empty`, or nothing."""
     rows = [[_cell(value) for value in row] for row in rows]
     if not rows:
+        if empty:
+            click.echo(empty)
         return
     table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for index, column in enumerate(columns):

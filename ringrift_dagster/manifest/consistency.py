@@ -139,7 +139,7 @@ def _sizes(connection: sa.Connection) -> Iterator[Disagreement]:
 
 
 def _names(connection: sa.Connection) -> dict[int, str]:
-    return {id_: name for id_, name in connection.execute(sa.select(locations.c.id, locations.c.name))}
+    return dict(connection.execute(sa.select(locations.c.id, locations.c.name)).all())
 
 
 def _cell(values: tuple[Any, ...]) -> str:

@@ -74,7 +74,7 @@ def _safe_path(text: str) -> str:
     parts = text.split("/")
     if text.startswith("/") or any(part in ("", ".", "..") for part in parts):
         raise ValueError("not a plain relative path")
-    if any(ord(character) < 32 or ord(character) == 127 for character in text) or "\\" in text:
+    if not text.isprintable() or "\\" in text:
         raise ValueError("control character or backslash in path")
     return text
 
@@ -87,9 +87,9 @@ def _known_config(text: str) -> str:
 
 RelativePath = Annotated[str, StringConstraints(min_length=1, max_length=MAX_PATH), AfterValidator(_safe_path)]
 """POSIX, relative to the location's root, without `.` and `..`."""
-Sha256 = Annotated[str, StringConstraints(pattern=re.compile(r"^[0-9a-f]{64}$"))]
+Sha256 = Annotated[str, StringConstraints(pattern=re.compile(r"^[0-9a-f]{64}\Z"))]
 ConfigKey = Annotated[str, AfterValidator(_known_config)]
-Name = Annotated[str, StringConstraints(pattern=re.compile(r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,99}$"))]
+Name = Annotated[str, StringConstraints(pattern=re.compile(r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,99}\Z"))]
 """Of a host, a location or a root."""
 Bytes = Annotated[int, Field(ge=0, le=MAX_SIZE, strict=True)]
 Count = Annotated[int, Field(ge=0, le=1 << 40, strict=True)]
@@ -206,7 +206,7 @@ class Cursor:
 
 @dataclass(frozen=True)
 class Scrubbed:
-    """What re-hashing found: bytes and files read, paths whose content is not what it was, files still to do."""
+    """What re-hashing found: bytes and files read, paths whose content is not what it was, files whose turn has not come yet."""
 
     files: int
     bytes: int

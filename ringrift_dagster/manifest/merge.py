@@ -115,6 +115,7 @@ class _Merge:
         self.written: list[dict[str, Any]] = []
         self.dropped: list[dict[str, Any]] = []
         self.holdings = Holdings()
+        self.unhashed = {entry.path: entry.size for entry in inventory.untracked if entry.reason in ("pending", "no_hash")}
 
     def run(self) -> Merged:
         found = {entry.path: entry for entry in self.inventory.found}
@@ -124,9 +125,11 @@ class _Merge:
         ids = self._take_in_items(fresh)
         for entry in fresh:
             self._place(entry, ids, known.get(entry.path, ()))
-        self._remove(gone, known)
         if self.inventory.full:
-            self._remove({path: Gone.VANISHED for path in known if path not in found}, known)
+            gone = {
+                path: gone.get(path, Gone.VANISHED) for path in known if path not in found and not self._waits(path, known[path])
+            }
+        self._remove(gone, known)
         self._write_replicas()
         self.holdings.write(self.writer)
         self._write_untracked(found, gone)
@@ -167,6 +170,10 @@ class _Merge:
                     or (row.soundness == Soundness.UNKNOWN and entry.soundness != Soundness.UNKNOWN)
                 )
         return True
+
+    def _waits(self, path: str, rows: Iterable[Counted]) -> bool:
+        """Whether what stood at a path is still there as far as anybody can tell: the source has only not hashed it yet."""
+        return any(row.size == self.unhashed.get(path) for row in rows)
 
     def _take_in_items(self, entries: Sequence[FoundItem]) -> dict[bytes, Counted]:
         """Make sure that every item is there, filling in what nobody knew; returns them by hash, as items only."""

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ringrift_dagster.cluster.hosts import load_hosts
 from ringrift_dagster.cluster.topology import Cluster, Host, Place
 from ringrift_dagster.home import Home
-from ringrift_dagster.manifest.inventory import Source
+from ringrift_dagster.manifest.inventory import FoundItem, NoAnswer, Source
 from ringrift_dagster.manifest.locations import register
+from ringrift_dagster.manifest.queries import readable_at
 from ringrift_dagster.manifest.refresh import Refreshed, refresh
 from ringrift_dagster.manifest.sources.layouts import HOME, SHARED, drive
 from ringrift_dagster.manifest.sources.node import NodeSource
@@ -25,10 +26,16 @@ from ringrift_dagster.manifest.sources.shared import SharedSource
 from ringrift_dagster.manifest.sources.tree import DiskSource, TreeInventory
 from ringrift_dagster.manifest.store import Store, default_url
 
+if TYPE_CHECKING:
+    from ringrift_dagster.manifest.sources.s3_manifest import Published
+
 HOSTS_VARIABLE = "RINGRIFT_HOSTS_FILE"
 TOKEN_VARIABLE = "RINGRIFT_NODE_TOKEN"
 THIS_HOST_VARIABLE = "RINGRIFT_HOST"
 """This machine's name in the hosts file: drives and shared file systems that it mounts are then read without an agent."""
+SCRUB_REST_SECONDS = 20 * 3600.0
+"""A file that was verified is not scrubbed again for so long: once a day, whenever in the day that is."""
+_TOLD = ("sha256", "size", "type", "config", "games", "samples", "quality", "newest_game", "elo", "soundness")
 HOME_LOCATION = "home"
 """This coordinator's own `$RINGRIFT_DATA_HOME`."""
 
@@ -80,7 +87,8 @@ def _sources(home: Home, cluster: Cluster, places: Sequence[Place], s3_client: C
     state = home.root / "inventory"
     for place in places:
         if place.kind == "disk":
-            yield DiskSource(place.name, TreeInventory(place.name, home.root, HOME, state / place.name))
+            tree = TreeInventory(place.name, home.root, HOME, state / place.name, scrub_rest=SCRUB_REST_SECONDS)
+            yield DiskSource(place.name, tree)
         elif place.kind == "s3":
             yield _bucket(place, cluster, s3_client, state)
         else:
@@ -93,15 +101,40 @@ def _through(place: Place, cluster: Cluster, host: Host, here: str, state: Path)
     if host.name == here and place.kind != "host":
         folders = next((hung.subdirs.values() for hung in cluster.drives if hung.name == place.name), None)
         layout = SHARED if folders is None else drive(folders)
-        return DiskSource(place.name, TreeInventory(place.name, Path(place.path), layout, state / place.name, sentinel=True))
+        root = Path(place.path).expanduser()
+        tree = TreeInventory(place.name, root, layout, state / place.name, sentinel=True, scrub_rest=SCRUB_REST_SECONDS)
+        return DiskSource(place.name, tree)
     root = "tree" if place.kind == "host" else place.name
     return NodeSource(place.name, host.agent_url or "", os.environ.get(TOKEN_VARIABLE), root, host.name, max_age=0)
 
 
-def _bucket(place: Place, cluster: Cluster, s3_client: Callable[[], Any] | None, state: Path) -> Source:
-    from ringrift_dagster.manifest.sources.s3 import S3Source
+def bucket_client(cluster: Cluster) -> Any:
+    """A client for the bucket of the hosts file; keys and endpoint come from the environment."""
     from ringrift_dagster.manifest.sources.s3_client import make_client
 
-    region = cluster.s3.region if cluster.s3 else None
-    client = s3_client() if s3_client else make_client(region)
+    return make_client(cluster.s3.region if cluster.s3 else None)
+
+
+def publish_bucket_manifest(plane: Plane, client: Any) -> Published:
+    """Write our consolidated manifest into the bucket: everything that the manifest says can be read there. Raises NoAnswer."""
+    from ringrift_dagster.manifest.sources.s3_client import Failure, no_answer
+    from ringrift_dagster.manifest.sources.s3_manifest import publish_manifest
+
+    bucket = plane.cluster.s3
+    if bucket is None:
+        raise NoAnswer("", "not_found", "the hosts file names no bucket")
+    entries = [
+        FoundItem.model_validate({"path": path, **{name: getattr(item, name) for name in _TOLD}})
+        for path, item in readable_at(plane.store, bucket.bucket)
+    ]
+    try:
+        return publish_manifest(client, bucket.bucket, bucket.prefix, entries)
+    except Failure as error:
+        raise no_answer(bucket.bucket, error) from error
+
+
+def _bucket(place: Place, cluster: Cluster, s3_client: Callable[[], Any] | None, state: Path) -> Source:
+    from ringrift_dagster.manifest.sources.s3 import S3Source
+
+    client = s3_client() if s3_client else bucket_client(cluster)
     return S3Source(place.name, client, place.name, cache=state / f"{place.name}.db", strangers_known=cluster.hosts)

@@ -290,6 +290,19 @@ def untracked_files(store: Store, *, location: str | None = None, limit: int = 1
         return [dict(row._mapping) for row in connection.execute(query)]
 
 
+def readable_at(store: Store, name: str) -> list[tuple[str, Item]]:
+    """Everything AVAILABLE at a location: path and item, by path."""
+    query = (
+        sa.select(replicas.c.path, *_ITEM)
+        .join_from(replicas, items)
+        .join(locations, locations.c.id == replicas.c.location_id)
+        .where(locations.c.name == name, replicas.c.state == ReplicaState.AVAILABLE)
+        .order_by(replicas.c.path)
+    )
+    with store.reading() as connection:
+        return [(row[0], _item(row[1:])) for row in connection.execute(query)]
+
+
 def unknown_hosts(store: Store) -> list[dict[str, Any]]:
     """Hosts that showed up and are not in the hosts file."""
     with store.reading() as connection:

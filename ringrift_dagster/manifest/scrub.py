@@ -44,7 +44,7 @@ def scrub(
     seconds: float = 3600.0,
     clock: Callable[[], float] = time.time,
 ) -> list[ScrubReport]:
-    """Scrub each location until its budget of today is used, all was read, or `seconds` are over."""
+    """Scrub each location until its budget of today is used, everything was read once today, or `seconds` are over."""
     deadline = time.monotonic() + seconds
     return [_scrub_one(store, source, daily_bytes, slice_bytes, deadline, clock) for source in sources]
 
@@ -55,7 +55,8 @@ def _scrub_one(
     damaged: list[str] = []
     problem = None
     used, files, remaining = _spent(store, source.location, clock())
-    while used < daily_bytes and time.monotonic() < deadline:
+    whole_pass = files > 0 and remaining == 0
+    while used < daily_bytes and not whole_pass and time.monotonic() < deadline:
         try:
             done = source.scrub(min(slice_bytes, daily_bytes - used), SLICE_SECONDS)
         except NoAnswer as silence:
@@ -63,9 +64,8 @@ def _scrub_one(
             break
         damaged.extend(done.damaged)
         used, files, remaining = used + done.bytes, files + done.files, done.remaining
+        whole_pass = done.remaining == 0 or done.bytes == 0
         _spend(store, source.location, clock(), done.bytes, done.files, len(done.damaged), done.remaining)
-        if done.files == 0 or done.remaining == 0:
-            break
     if damaged:
         with store.writing() as writer:
             writer.note(clock(), "SCRUBBED", source.location, damaged=damaged[:20], count=len(damaged))

@@ -39,6 +39,7 @@ class AgentConfig:
     state: Path | None = None
     token: str | None = None
     min_free_bytes: int = MIN_FREE_BYTES
+    scrub_rest: float = 0.0
 
 
 class Root:
@@ -166,6 +167,7 @@ class Agent:
             sentinel=kind != "tree",
             snapshot_interval=self.config.snapshot_interval,
             min_free_bytes=self.config.min_free_bytes,
+            scrub_rest=self.config.scrub_rest,
         )
         return Root(name, kind, tree, self.config.interval, self.metrics)
 

@@ -55,7 +55,12 @@ TOLD = st.lists(
 @given(TOLD)
 def test_it_agrees_whatever_is_told(store: Store, told: list[tuple[str, dict[str, str]]]) -> None:
     for at, (host, files) in enumerate(told):
-        tell(store, host, [item(f"{path}.npz", text, mtime=float(ord(text)), newest_game=float(at)) for path, text in files.items()], at=at)
+        tell(
+            store,
+            host,
+            [item(f"{path}.npz", text, mtime=float(ord(text)), newest_game=float(at)) for path, text in files.items()],
+            at=at,
+        )
     assert disagreements(store) == []
 
 

@@ -188,6 +188,22 @@ def test_untracked_files_and_live_databases_are_listed_beside_items(store: Store
     assert place is not None and (place.disk_total, place.disk_free) == (100, 40)
 
 
+def test_what_a_source_has_not_hashed_yet_is_not_gone(store: Store) -> None:
+    """A source that lost its memory lists everything as unhashed at first."""
+    tell(store, "bucket", [item(f"{number}.npz", "x" * (number + 1)) for number in range(3)], at=1)
+    waiting = [UntrackedFile(path=f"{number}.npz", size=size, mtime=1.0, reason="no_hash") for number, size in ((0, 1), (1, 99))]
+    assert tell(store, "bucket", untracked=waiting, at=2).held == 0
+    assert states(store, "x") == {"bucket/0.npz": "AVAILABLE"}
+    assert states(store, "xx") == {"bucket/1.npz": "LOST"}  # another size: another content
+
+
+def test_a_path_that_is_gone_for_a_reason_is_gone_once(store: Store) -> None:
+    tell(store, "vast-1", [item("a.npz", "a"), item("b.npz", "b"), item("c.npz", "c")], at=1)
+    merged = tell(store, "vast-1", [item("a.npz", "a"), item("b.npz", "b")], gone=[("c.npz", Gone.REPLACED)], at=2)
+    assert (merged.replaced, merged.lost) == (1, 0)
+    check_counters(store)
+
+
 def test_an_unregistered_location_is_refused(store: Store) -> None:
     with pytest.raises(KeyError):
         tell(store, "stranger", [item(DATA, "x")], at=1)

@@ -492,8 +492,22 @@ def test_our_own_home(tmp_path: Path, recorded: Callable[[str], Path]) -> None:
     put(tmp_path / "datasets/square8_3p.npz", NPZ.read_bytes())
     put(tmp_path / "verdicts.db", b"x")
     told = after(TreeInventory("home", tmp_path, HOME))
-    assert {path.split("/")[0] for path in paths(told)} == {"snapshots", "datasets", ".ringrift-node"}
-    assert [each.path for each in told.databases] == ["selfplay/games.db"]
+    assert {path.split("/")[0] for path in paths(told)} == {"snapshots", "datasets"}  # whose sources are the pipeline's business
+
+
+def test_a_snapshot_that_the_pipeline_deletes_was_retired(tmp_path: Path, recorded: Callable[[str], Path]) -> None:
+    snapshot, export = tmp_path / "snapshots/square8_2p/snap.db", tmp_path / "datasets/square8_3p.npz"
+    snapshot.parent.mkdir(parents=True)
+    shutil.copy(recorded("square8_2p_full"), snapshot)
+    put(export, NPZ.read_bytes())
+    tree = TreeInventory("home", tmp_path, HOME, tmp_path / "state")
+    after(tree)
+    snapshot.unlink()
+    export.unlink()
+    assert {entry.path: entry.reason for entry in after(tree).gone} == {
+        "snapshots/square8_2p/snap.db": Gone.SUPERSEDED,
+        "datasets/square8_3p.npz": Gone.VANISHED,
+    }
 
 
 def test_many_scan_at_once_and_agree(root: Path) -> None:

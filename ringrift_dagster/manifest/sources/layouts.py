@@ -36,6 +36,8 @@ class Rule:
     type: ItemType
     live: bool = False
     prefix: str = ""
+    retired: bool = False
+    """What goes from there was retired by whoever keeps it, after something that holds as much had come."""
 
     def fits(self, path: str) -> bool:
         name = path.rpartition("/")[2]
@@ -126,13 +128,12 @@ NODE = Layout(
 HOME = Layout(
     "home",
     (
-        Rule("selfplay", (".db",), ItemType.GAME_DB, live=True),
-        Rule("snapshots", (".db",), ItemType.GAME_DB),
+        Rule("snapshots", (".db",), ItemType.GAME_DB, retired=True),
         Rule("canonical", (".parquet",), ItemType.CANONICAL_GAMES),
         Rule("datasets", (".npz",), ItemType.NPZ),
     ),
 )
-"""This project's own home."""
+"""This project's own home. Its source databases are not looked at: the pipeline itself keeps their snapshots."""
 
 SHARED = Layout("shared", (Rule("checkpoints", MODEL_SUFFIXES, ItemType.CHECKPOINT), *_everything("")))
 """A file system that several hosts mount: anything anywhere, databases only when they are finished."""

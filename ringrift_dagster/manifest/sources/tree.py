@@ -72,8 +72,9 @@ class Opened:
 class TreeInventory:
     """One directory tree, cached in `state`. Safe to use from many threads and processes; one scans at a time.
 
-    `sentinel`: the root counts only with a sentinel file that holds `location`. `snapshot_interval` in seconds. Nothing here
-    declares a path gone unless the root is there before and after.
+    `sentinel`: the root counts only with a sentinel file that holds `location`. `snapshot_interval` in seconds, and `scrub_rest`,
+    in which a file that was verified is not scrubbed again. Nothing here declares a path gone unless the root is there before and
+    after.
     """
 
     def __init__(
@@ -86,8 +87,10 @@ class TreeInventory:
         sentinel: bool = False,
         snapshot_interval: float = 300.0,
         min_free_bytes: int = MIN_FREE_BYTES,
+        scrub_rest: float = 0.0,
     ) -> None:
         self.location = location
+        self._scrub_rest = scrub_rest
         self.root = Path(root).absolute()
         self.layout = layout
         self.state = (state or self.root / STATE).absolute()
@@ -195,7 +198,7 @@ class TreeInventory:
         started = time.time()
         files = done = 0
         damaged: list[str] = []
-        waiting = list(session.least_verified(started))
+        waiting = list(session.least_verified(started - self._scrub_rest))
         for entry in waiting:
             if files and (done + entry.size > max_bytes or (deadline is not None and time.monotonic() >= deadline)):
                 break

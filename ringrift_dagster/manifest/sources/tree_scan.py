@@ -264,9 +264,13 @@ class Scan:
             self.settled.clear()
         self.flushed = time.monotonic()
 
+    def _why_gone(self, path: str) -> Gone:
+        rule = self.layout.rule(path)
+        return Gone.SUPERSEDED if rule is not None and rule.retired else Gone.VANISHED
+
     def _finish(self, listing: Listing, vanished: dict[str, Entry]) -> None:
         """Say what is gone, last: what was renamed is then known under its new name first."""
-        tombstones = [tombstone(entry, Gone.VANISHED) for entry in vanished.values()]
+        tombstones = [tombstone(entry, self._why_gone(entry.path)) for entry in vanished.values()]
         self.report.gone += len(tombstones)
         with self.session.transaction():
             self.session.write(tombstones)
