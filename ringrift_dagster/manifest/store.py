@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ _SQLITE_SETTINGS = (
     "mmap_size=1073741824",
     "temp_store=MEMORY",
 )
+_NAMED = re.compile(r"%\((\w+)\)s")
 _ADVISORY_LOCK = 0x52494E47
 
 
@@ -132,13 +134,28 @@ class Writer:
 
     def many(self, statement: sa.Executable, rows: Sequence[Mapping[str, Any]]) -> None:
         """Execute a statement for each of the rows, if there are any. They go to the driver as they are."""
-        if rows:
-            compiled = statement.compile(dialect=self.connection.dialect, column_keys=list(rows[0]))  # type: ignore[attr-defined]
-            constants = {name: value for name, value in compiled.params.items() if value is not None}
-            order = compiled.positiontup
-            given = [{**constants, **row} for row in rows] if constants else rows
-            values = given if order is None else [tuple([row[name] for name in order]) for row in given]
-            self._cursor().executemany(str(compiled), values)
+        if not rows:
+            return
+        compiled = statement.compile(dialect=self.connection.dialect, column_keys=list(rows[0]))  # type: ignore[attr-defined]
+        constants = {name: value for name, value in compiled.params.items() if value is not None}
+        given = [{**constants, **row} for row in rows] if constants else rows
+        sql, order = str(compiled), compiled.positiontup
+        if order is not None:
+            self._cursor().executemany(sql, [tuple([row[name] for name in order]) for row in given])
+        elif isinstance(statement, sa.Insert):
+            self._insert_columns(statement.table, sql, given)
+        else:
+            self._cursor().executemany(sql, given)
+
+    def _insert_columns(self, table: Any, sql: str, given: Sequence[Mapping[str, Any]]) -> None:
+        """Insert all rows with one statement, an array a column: PostgreSQL spends more on a statement than on a row."""
+        head, _, rest = sql.partition(" VALUES (")
+        names = _NAMED.findall(rest)
+        arrays = ", ".join(f"%s::{table.c[name].type.compile(dialect=self.connection.dialect)}[]" for name in names)
+        conflict = rest.find(" ON CONFLICT ")
+        tail = rest[conflict:] if conflict >= 0 else ""
+        columns = [[values[name] for values in given] for name in names]
+        self._cursor().execute(f"{head} SELECT * FROM unnest({arrays}){tail}", columns)
 
     def rows(self, statement: sa.Select[*tuple[Any, ...]]) -> list[tuple[Any, ...]]:
         """All rows of a query, as the driver gives them."""
