@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
@@ -36,6 +37,11 @@ def timestamp(text: str | None) -> dg.MetadataValue:
     """A recorded game time as Dagster shows times, or that there is none."""
     time = recorded_time(text)
     return dg.MetadataValue.text("none") if time is None else dg.MetadataValue.timestamp(time)
+
+
+def moment(time: float | None) -> str:
+    """A time in seconds since 1970 for a table: UTC, to the second; empty if there is none."""
+    return "" if time is None else datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def location(path: Path) -> dict[str, dg.MetadataValue]:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from ringrift_dagster.games.config import CONFIG_KEYS
 from ringrift_dagster.manifest.inventory import CHUNK_DIGEST_BYTES, CHUNK_SIZE, Soundness
 from ringrift_dagster.manifest.schema import chunk_tables, holdings, items, locations, replicas
-from ringrift_dagster.manifest.states import HELD, ReplicaState
+from ringrift_dagster.manifest.states import CONTRADICTED, HELD, ReplicaState
 from ringrift_dagster.manifest.store import Store
 
 RULES = {
@@ -25,8 +25,6 @@ RULES = {
     "chunks": "every chunk table fits the size of its item",
     "size": "every hash has one size, wherever it lies",
 }
-CONTRADICTED = "its size contradicts what other copies say"
-"""Reason of a SUSPICIOUS replica that was reported with another size than the item has."""
 MAX_FINDINGS = 200
 """Of one rule; a manifest that is worse than that is not read line by line."""
 _CELL = ("replicas", "bytes", "newest_game", "newest_mtime", "verified_at")

@@ -27,7 +27,7 @@ from ringrift_dagster.manifest.schema import (
     source_databases,
     untracked,
 )
-from ringrift_dagster.manifest.states import ARCHIVED, HELD, ReplicaState
+from ringrift_dagster.manifest.states import ARCHIVED, CONTRADICTED, HELD, ReplicaState
 from ringrift_dagster.manifest.store import Store, Writer, in_batches, upsert
 
 BRAKE_SHARE = 0.01
@@ -273,7 +273,7 @@ class _Merge:
                 self._leave(row, Gone.REPLACED)
         state, reason = _told_state(entry)
         if item.size != entry.size:
-            state, reason = ReplicaState.SUSPICIOUS, "its size contradicts what other copies say"
+            state, reason = ReplicaState.SUSPICIOUS, CONTRADICTED
             self.merged.contradicted += 1
         elif here and state == ReplicaState.AVAILABLE and _still_distrusted(here, entry):
             state, reason = ReplicaState(here.state), here.reason

@@ -118,7 +118,7 @@ def bucket_client(cluster: Cluster) -> Any:
 def publish_bucket_manifest(plane: Plane, client: Any) -> Published:
     """Write our consolidated manifest into the bucket: everything that the manifest says can be read there. Raises NoAnswer."""
     from ringrift_dagster.manifest.sources.s3_client import Failure, no_answer
-    from ringrift_dagster.manifest.sources.s3_manifest import publish_manifest
+    from ringrift_dagster.manifest.sources.s3_manifest import ManifestUnreadable, PublishFailed, publish_manifest
 
     bucket = plane.cluster.s3
     if bucket is None:
@@ -131,6 +131,8 @@ def publish_bucket_manifest(plane: Plane, client: Any) -> Published:
         return publish_manifest(client, bucket.bucket, bucket.prefix, entries)
     except Failure as error:
         raise no_answer(bucket.bucket, error) from error
+    except (ManifestUnreadable, PublishFailed) as error:
+        raise NoAnswer(bucket.bucket, "bad_answer", str(error)) from error
 
 
 def _bucket(place: Place, cluster: Cluster, s3_client: Callable[[], Any] | None, state: Path) -> Source:

@@ -33,6 +33,8 @@ class Liveness(StrEnum):
     """Not asked yet."""
 
 
+CONTRADICTED = "its size contradicts what other copies say"
+"""Reason of a SUSPICIOUS replica that was told with another size than its item has."""
 HELD = "held"
 """Reason of a replica that a brake keeps UNAVAILABLE."""
 ARCHIVED = "archived"

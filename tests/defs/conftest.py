@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import dagster as dg
 import pytest
 
+from ringrift_dagster.cli.services import free_port
 from ringrift_dagster.definitions import defs
+from ringrift_dagster.home import Home
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
@@ -57,3 +61,30 @@ def failure(result: dg.ExecuteInProcessResult) -> str:
             data = event.step_failure_data
             return (data.user_failure_data.description if data.user_failure_data else None) or str(data.error)
     return ""
+
+
+NPZ = Path(__file__).parents[1] / "data" / "damaged" / "base_ok.npz"
+"""A sound training set of square8_3p."""
+
+
+def store_training_set(home: Home, name: str = "square8_3p") -> Path:
+    """Put a sound training set into the home."""
+    home.datasets.mkdir(parents=True, exist_ok=True)
+    return Path(shutil.copy(NPZ, home.datasets / f"{name}.npz"))
+
+
+def declare(home: Home, **hosts: str | None) -> Path:
+    """Write the home's hosts file: host names to agents' addresses; without one, to a port on which nobody listens."""
+    lines = ["hosts:"]
+    for name, url in hosts.items():
+        lines += [
+            f"  {name.replace('_', '-')}:",
+            "    status: ready",
+            "    ssh_host: 127.0.0.1",
+            "    ringrift_path: /srv/ringrift",
+            f"    data_server_url: {url or f'http://127.0.0.1:{free_port()}'}",
+        ]
+    home.root.mkdir(parents=True, exist_ok=True)
+    path = home.root / "distributed_hosts.yaml"
+    path.write_text("\n".join(lines) + "\n")
+    return path

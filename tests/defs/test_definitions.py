@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,19 @@ def described(location: dg.Definitions) -> dict[str, Any]:
             "group": node.group_name,
             "kinds": sorted(node.kinds),
             "owners": sorted(node.owners),
-            "partitions": len(node.partitions_def.get_partition_keys()) if node.partitions_def else None,
+            "partitions": partitions(node.partitions_def),
             "checks": {check.name: "blocking" if graph.get(check).blocking else "warning" for check in sorted(node.check_keys)},
         }
         for key in sorted(graph.get_all_asset_keys())
         for node in [graph.get(key)]
     }
+
+
+def partitions(defined: dg.PartitionsDefinition | None) -> int | str | None:
+    """How many there are; of those that come and go, whose they are."""
+    if isinstance(defined, dg.DynamicPartitionsDefinition):
+        return defined.name
+    return len(defined.get_partition_keys()) if defined else None
 
 
 def test_it_loads(location: dg.Definitions) -> None:
@@ -46,12 +55,23 @@ def test_every_asset_says_what_it_is(location: dg.Definitions) -> None:
 
 def test_sensors_and_schedules_run_without_being_switched_on(location: dg.Definitions) -> None:
     assert {sensor.name for sensor in location.sensors or []} == {
+        "host_change_sensor",
+        "manifest_refresh_sensor",
         "new_selfplay_sensor",
         "training_data_automation",
     }
     assert {sensor.default_status for sensor in location.sensors or []} == {dg.DefaultSensorStatus.RUNNING}
     statuses = {schedule.default_status for schedule in location.schedules or [] if isinstance(schedule, dg.ScheduleDefinition)}
     assert statuses == {dg.DefaultScheduleStatus.RUNNING}
+
+
+def test_loading_leaves_alone_what_only_some_runs_need() -> None:
+    """Each run loads the definitions in a process of its own."""
+    look = (
+        "import sys; from ringrift_dagster.definitions import defs; defs(); print(*sorted({'boto3', 'pandas'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.split() == []
 
 
 def test_dagster_yaml_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

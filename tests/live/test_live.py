@@ -23,11 +23,17 @@ from ringrift_dagster.home import Home
 pytestmark = [pytest.mark.live, pytest.mark.xdist_group("live")]
 
 SECONDS = 150
+NPZ = Path(__file__).parents[1] / "data" / "damaged" / "base_ok.npz"
 CHROMIUM = [
     "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
     "--disable-sync",
 ]  # fmt: skip
 RUNS = "{ runsOrError { ... on Runs { results { status jobName tags { key value } } } } }"
+
+OBSERVATIONS = """{ assetOrError(assetKey: {path: ["data_manifest"]}) { ... on Asset {
+  assetObservations(limit: 100) { metadataEntries { label ... on MarkdownMetadataEntry { mdStr } } } } } }"""
+MATERIALIZATIONS = """{ assetOrError(assetKey: {path: ["data_manifest"]}) { ... on Asset {
+  assetMaterializations(limit: 10) { runId } } } }"""
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +85,17 @@ def test_a_browser_shows_the_rejected_game_and_why(dagster: tuple[Home, Services
         browser.close()
 
 
+def test_a_new_training_set_is_in_the_manifest_by_itself(dagster: tuple[Home, Services]) -> None:
+    home, services = dagster
+    eventually(lambda: ask(services, MATERIALIZATIONS)["assetOrError"].get("assetMaterializations", []))
+    home.datasets.mkdir(exist_ok=True)
+    part = home.datasets / "square8_3p.part"
+    shutil.copyfile(NPZ, part)
+    part.rename(home.datasets / "square8_3p.npz")
+
+    assert eventually(lambda: observed(services, "datasets/square8_3p.npz"))
+
+
 def test_the_demo_does_what_it_says_and_leaves_nothing_running(tmp_path: Path) -> None:
     command = [
         sys.executable,
@@ -100,13 +117,24 @@ def test_the_demo_does_what_it_says_and_leaves_nothing_running(tmp_path: Path) -
 
 def finished(services: Services) -> list[dict[str, Any]]:
     """The runs of the pipeline that have ended."""
+    runs = ask(services, RUNS)["runsOrError"]["results"]
+    return [run for run in runs if run["jobName"] == "training_data_job" and run["status"] in ("SUCCESS", "FAILURE", "CANCELED")]
+
+
+def observed(services: Services, path: str) -> list[dict[str, Any]]:
+    """The observations of `data_manifest` that tell of a path."""
+    found = ask(services, OBSERVATIONS)["assetOrError"].get("assetObservations", [])
+    return [one for one in found if any(path in entry.get("mdStr", "") for entry in one["metadataEntries"])]
+
+
+def ask(services: Services, query: str) -> dict[str, Any]:
+    """The answer to a GraphQL query."""
     services.check()
     request = urllib.request.Request(
-        f"{services.url}/graphql", json.dumps({"query": RUNS}).encode(), {"Content-Type": "application/json"}
+        f"{services.url}/graphql", json.dumps({"query": query}).encode(), {"Content-Type": "application/json"}
     )
     with urllib.request.urlopen(request, timeout=30) as response:
-        runs = json.load(response)["data"]["runsOrError"]["results"]
-    return [run for run in runs if run["jobName"] == "training_data_job" and run["status"] in ("SUCCESS", "FAILURE", "CANCELED")]
+        return json.load(response)["data"]
 
 
 def eventually(look: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
