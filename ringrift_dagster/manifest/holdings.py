@@ -37,18 +37,16 @@ class Counted(NamedTuple):
     soundness: str
     newest_game: float | None
 
-    @property
-    def maxima(self) -> tuple[float | None, float | None, float | None]:
-        """What it contributes to the counters' maxima; unsound items have no newest game."""
-        return (None if self.soundness == Soundness.UNSOUND else self.newest_game, self.mtime, self.verified_at)
+
+_Maxima = tuple[float | None, float | None, float | None]
 
 
 @dataclass
 class _Cell:
     replicas: int = 0
     bytes: int = 0
-    reached: tuple[float | None, ...] = (None, None, None)
-    left: tuple[float | None, ...] = (None, None, None)
+    reached: _Maxima = (None, None, None)
+    left: _Maxima = (None, None, None)
 
 
 class Holdings:
@@ -62,14 +60,14 @@ class Holdings:
         cell = self._cells[location, row.type, row.config or ""]
         cell.replicas += 1
         cell.bytes += row.size
-        cell.reached = tuple(_max(a, b) for a, b in zip(cell.reached, row.maxima, strict=True))
+        cell.reached = _maxima(cell.reached, row)
 
     def remove(self, location: int, row: Counted) -> None:
         """A replica is not AVAILABLE there any more."""
         cell = self._cells[location, row.type, row.config or ""]
         cell.replicas -= 1
         cell.bytes -= row.size
-        cell.left = tuple(_max(a, b) for a, b in zip(cell.left, row.maxima, strict=True))
+        cell.left = _maxima(cell.left, row)
 
     def total(self, location: int) -> tuple[int, int]:
         """By how much a location's replicas and bytes changed."""
@@ -130,5 +128,13 @@ def _may_have_left(left: float | None, now: float | None, reached: float | None)
     return left is not None and now is not None and left >= now and (reached is None or reached < now)
 
 
+def _maxima(so_far: _Maxima, row: Counted) -> _Maxima:
+    """With what a replica contributes; unsound items have no newest game."""
+    newest = None if row.soundness == Soundness.UNSOUND else row.newest_game
+    return _max(so_far[0], newest), _max(so_far[1], row.mtime), _max(so_far[2], row.verified_at)
+
+
 def _max(first: float | None, second: float | None) -> float | None:
-    return second if first is None else first if second is None else max(first, second)
+    if first is None or second is None:
+        return second if first is None else first
+    return first if first >= second else second

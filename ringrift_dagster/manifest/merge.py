@@ -35,6 +35,7 @@ BRAKE_SHARE = 0.01
 BRAKE_FLOOR = 5
 """So few are never a share; but everything at once always is."""
 _FACTS = ("config", "games", "samples", "quality", "newest_game", "elo")
+_CONFIG, _NEWEST = _FACTS.index("config"), _FACTS.index("newest_game")
 _NOTHING = (None, Soundness.UNKNOWN)
 _FILL = (
     sa.update(items)
@@ -216,11 +217,9 @@ class _Merge:
             for id_, sha256, kind, size, soundness, *facts in self.writer.rows(
                 sa.select(*columns).where(items.c.sha256.in_(batch))
             ):
-                told = dict(zip(_FACTS, facts, strict=True))
-                known[sha256] = Counted(
-                    id_, "", "", None, None, None, 0, sha256, kind, told["config"], size, soundness, told["newest_game"]
-                )
-                missing = [name for name, value in told.items() if value is None]
+                config, newest = facts[_CONFIG], facts[_NEWEST]
+                known[sha256] = Counted(id_, "", "", None, None, None, 0, sha256, kind, config, size, soundness, newest)
+                missing = [name for name, value in zip(_FACTS, facts, strict=True) if value is None] if None in facts else []
                 if soundness == Soundness.UNKNOWN:
                     missing.append("soundness")
                 if missing:
