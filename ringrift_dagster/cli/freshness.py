@@ -28,7 +28,8 @@ def freshness(
 ) -> int:
     """For each host and config: the newest game, its age, and whether the host holds the reference copy.
 
-    The age of an export or of a copy is no evidence; what is not known is stale. Exits with 1 if anything shown is stale.
+    The age of an export or of a copy is no evidence; what is not known is stale. Exits with 1 if anything shown is stale, or
+    there are hosts and none has a training set.
     """
     from ringrift_dagster.datasets.freshness import freshness as of_games
     from ringrift_dagster.manifest.freshness import host_freshness
@@ -40,19 +41,18 @@ def freshness(
         rows = host_freshness(plane.store, now, limit=limit)
         games = list(of_games(plane.home, datetime.fromtimestamp(now, UTC), warn=limit, fail=limit))
     held = {row.config for row in rows if row.training_sets}
-    rows = [
-        row
-        for row in rows
-        if (place in (None, row.location)) and (config in (None, row.config)) and (everything or row.config in held)
-    ]
-    games = [state for state in games if state.games or state.state == "damaged"]
+    nobody_has_any = bool(rows) and not held
+    shown = {config} if config else set(CONFIG_KEYS) if everything else held
+    rows = [row for row in rows if place in (None, row.location) and row.config in shown]
+    games = [state for state in games if config in (None, state.config) and (state.games or state.state == "damaged")]
+    stale = [*(row for row in rows if not row.fresh), *(state for state in games if state.state != "fresh")]
     if json_output:
         canonical = [
             {"config": state.config, "games": state.games, "newest_game": state.newest_game, "state": state.state}
             for state in games
         ]
         print_json({"hosts": [{**asdict(row), "fresh": row.fresh} for row in rows], "canonical_games": canonical})
-        return outcome([row for row in rows if not row.fresh])
+        return outcome(nobody_has_any or stale)
     print_table(
         "Canonical games here",
         ["config", "state", "games", "newest game", "age"],
@@ -87,4 +87,4 @@ def freshness(
     )
     if not rows:
         click.echo("no host has a training set" if not held else "nothing to show")
-    return outcome([row for row in rows if not row.fresh])
+    return outcome(nobody_has_any or stale)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ringrift_dagster.cli.output import Exit, Unreadable, as_json, print_json, print_table
+from ringrift_dagster.cli.output import Exit, Unreadable, as_json, complain, print_json, print_table
 from ringrift_dagster.cli.plane import ago, known_location, opened, outcome, span, when, with_hosts_file
 from ringrift_dagster.games.config import CONFIG_KEYS
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 LIMIT = click.option("--limit", default=100, show_default=True, type=click.IntRange(min=1), help="Rows at most.")
 _PLACE = (
-    "location", "kind", "provider", "rack", "liveness", "replicas", "bytes", "disk free", "answered", "latency", "clock off", "why",
+    "location", "kind", "provider", "rack", "liveness", "replicas", "held", "bytes", "disk free", "answered", "latency",
+    "clock off", "why",
 )  # fmt: skip
 POSITIVE = click.FloatRange(min=0, min_open=True)
 TYPES = ("GAME_DB", "CANONICAL_GAMES", "NPZ", "CHECKPOINT", "MODEL")
@@ -66,11 +67,12 @@ def refresh(hosts_file: Path | None, json_output: bool) -> int:
     else:
         print_table(
             f"Asked {len(rows)} locations in {result.seconds:.1f} s",
-            ["location", "liveness", "replicas", "to be hashed", "held", "changed", "no answer because"],
+            ["location", "liveness", "seconds", "replicas", "to be hashed", "held", "changed", "no answer because"],
             (
                 [
                     row["location"],
                     row["liveness"],
+                    f"{row['seconds']:.2f}",
                     row["replicas"],
                     row["pending"] or None,
                     row["held"] or None,
@@ -263,15 +265,21 @@ def changes(since: int, limit: int, hosts_file: Path | None, json_output: bool) 
 @with_hosts_file
 @as_json
 def accept(place: str, yes: bool, hosts_file: Path | None, json_output: bool) -> int:
-    """Say that the copies which are missing at LOCATION, and which a brake holds, are lost."""
+    """Say that the copies which are missing at LOCATION, and which a brake holds, are lost.
+
+    Asks first; exits with 1, and nothing changes, if the answer is no.
+    """
     from ringrift_dagster.manifest.locations import location
     from ringrift_dagster.manifest.orphans import accept_loss
 
     with opened(hosts_file) as plane:
         found = location(plane.store, known_location(plane, place))
         held = found.held if found else 0
-        if held and not yes:
-            click.confirm(f"{held} copies at {place} count as LOST from now on; go on?", abort=True, err=True)
+        if held and not yes and not click.confirm(f"{held} copies at {place} count as LOST from now on; go on?", err=True):
+            complain(f"{held} copies at {place} stay held")
+            if json_output:
+                print_json({"location": place, "lost": 0})
+            return Exit.BAD_NEWS
         lost = accept_loss(plane.store, place, at=time.time()) if held else 0
     if json_output:
         print_json({"location": place, "lost": lost})
@@ -333,7 +341,7 @@ def publish(hosts_file: Path | None, json_output: bool) -> int:
 def _place(place: Location) -> list[object]:
     latency = "" if place.latency is None else f"{1000 * place.latency:.0f} ms"
     liveness = str(place.liveness) if place.active else "removed"
-    told = [place.name, place.kind, place.provider, place.rack, liveness, place.replicas, place.bytes]
+    told = [place.name, place.kind, place.provider, place.rack, liveness, place.replicas, place.held or None, place.bytes]
     return [*told, _share(place.disk_free, place.disk_total), ago(place.answered_at), latency, span(place.clock_skew), place.reason]
 
 

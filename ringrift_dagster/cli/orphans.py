@@ -12,23 +12,27 @@ from ringrift_dagster.cli.plane import ago, opened, outcome, with_hosts_file
 
 
 @click.command()
-@click.option("--limit", default=200, show_default=True, help="Rows at most.")
+@click.option("--limit", default=200, show_default=True, type=click.IntRange(min=1), help="Rows at most.")
 @with_hosts_file
 @as_json
 def orphans(limit: int, hosts_file: Path | None, json_output: bool) -> int:
     """Items whose copies are all at places that are not there (stranded), or gone (lost), with a way back for each.
 
-    Below them, items with a single copy left and where to replicate it from. Exits with 1 if there is an orphan.
+    Below them, copies that a brake holds, and items with a single copy left and where to replicate it from. Exits with 1 if there
+    is an orphan, or a copy is held: what is held is missing, and nobody has said yet that it is lost.
     """
+    from ringrift_dagster.manifest.locations import all_locations
     from ringrift_dagster.manifest.orphans import open_orphans
     from ringrift_dagster.manifest.rescue import rescues
 
     with opened(hosts_file) as plane:
         found = open_orphans(plane.store, limit=limit)
         proposed = rescues(plane.store, plane.cluster, limit=limit)
+        held = {place.name: place.held for place in all_locations(plane.store) if place.held}
     if json_output:
-        print_json({"orphans": [asdict(orphan) for orphan in found], "replicate": [asdict(rescue) for rescue in proposed]})
-        return outcome(found)
+        told = {"orphans": [asdict(orphan) for orphan in found], "replicate": [asdict(rescue) for rescue in proposed]}
+        print_json({**told, "held": held})
+        return outcome(found or held)
     print_table(
         "Orphans",
         ["item", "type", "config", "bytes", "state", "was at", "path", "since", "what to do"],
@@ -48,6 +52,11 @@ def orphans(limit: int, hosts_file: Path | None, json_output: bool) -> int:
         ),
     )
     print_table(
+        "Held: so much is missing at once that it does not count as lost yet",
+        ["location", "copies", "what to do"],
+        ([name, count, f"look at it; `ringrift-data manifest accept {name}` if they are lost"] for name, count in held.items()),
+    )
+    print_table(
         "Sole copies",
         ["item", "type", "config", "bytes", "only at", "replicate to"],
         (
@@ -55,6 +64,6 @@ def orphans(limit: int, hosts_file: Path | None, json_output: bool) -> int:
             for rescue in proposed
         ),
     )
-    if not found and not proposed:
+    if not found and not held and not proposed:
         click.echo("every item can be reached, and none has a single copy")
-    return outcome(found)
+    return outcome(found or held)

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from ringrift_dagster.cli.output import Exit, as_json, complain, print_json, print_table
-from ringrift_dagster.cli.plane import ago, opened, outcome, when, with_hosts_file
+from ringrift_dagster.cli.plane import ago, known_location, opened, outcome, when, with_hosts_file
 
 
 @click.command()
@@ -25,10 +25,14 @@ def where(item: str, host: str | None, hosts_file: Path | None, json_output: boo
     from ringrift_dagster.manifest.queries import where as whereabouts
 
     with opened(hosts_file) as plane:
+        if host:
+            known_location(plane, host)
         try:
             sha256 = find_item(plane.store, item)
         except UnknownItem:
             complain(f"the manifest has no item {item!r}; `ringrift-data manifest refresh` looks again")
+            if json_output:
+                print_json({"item": None, "copies": []})
             return Exit.BAD_NEWS
         except AmbiguousItem as error:
             raise click.UsageError(f"{error}; name one by the beginning of its hash") from error
@@ -57,8 +61,8 @@ def where(item: str, host: str | None, hosts_file: Path | None, json_output: boo
     )
     print_table(
         "Copies",
-        ["location", "path", "state", "verified", "why"],
-        ([copy.location, copy.path, copy.state, ago(copy.verified_at), copy.reason] for copy in found.copies),
+        ["location", "liveness", "path", "state", "verified", "why"],
+        ([copy.location, copy.liveness, copy.path, copy.state, ago(copy.verified_at), copy.reason] for copy in found.copies),
     )
     print_table(
         f"Best sources for {host}",

@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ringrift_dagster.cluster.hosts import load_hosts
 from ringrift_dagster.cluster.topology import Cluster, Host, Place
 from ringrift_dagster.home import Home
-from ringrift_dagster.manifest.inventory import FoundItem, NoAnswer, Source
+from ringrift_dagster.manifest.inventory import Cursor, FoundItem, Inventory, NoAnswer, Scrubbed, Source
 from ringrift_dagster.manifest.locations import register
 from ringrift_dagster.manifest.queries import readable_at
 from ringrift_dagster.manifest.refresh import Refreshed, refresh
@@ -40,14 +41,19 @@ HOME_LOCATION = "home"
 """This coordinator's own `$RINGRIFT_DATA_HOME`."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Plane:
     """A coordinator at work; use `open_plane`."""
 
     home: Home
     cluster: Cluster
     store: Store
-    sources: tuple[Source, ...]
+    s3_client: Callable[[], Any] | None = None
+
+    @cached_property
+    def sources(self) -> tuple[Source, ...]:
+        """One for every location. Made when they are first needed: most questions are answered by the manifest alone."""
+        return tuple(_sources(self.home, self.cluster, _places(self.home, self.cluster), self.s3_client))
 
     def refresh(self, **options: Any) -> Refreshed:
         """One cycle over every source; see `refresh.refresh`."""
@@ -69,10 +75,13 @@ def open_plane(
     """
     home = home or Home.from_env()
     cluster = load_cluster(home, hosts_file)
-    places = [Place(HOME_LOCATION, "disk", str(home.root), provider="local", role="coordinator"), *cluster.locations()]
     with Store.open(url or default_url(home)) as store:
-        register(store, places, at=time.time() if at is None else at)
-        yield Plane(home, cluster, store, tuple(_sources(home, cluster, places, s3_client)))
+        register(store, _places(home, cluster), at=time.time() if at is None else at)
+        yield Plane(home, cluster, store, s3_client)
+
+
+def _places(home: Home, cluster: Cluster) -> list[Place]:
+    return [Place(HOME_LOCATION, "disk", str(home.root), provider="local", role="coordinator"), *cluster.locations()]
 
 
 def load_cluster(home: Home, hosts_file: Path | None = None) -> Cluster:
@@ -138,5 +147,22 @@ def publish_bucket_manifest(plane: Plane, client: Any) -> Published:
 def _bucket(place: Place, cluster: Cluster, s3_client: Callable[[], Any] | None, state: Path) -> Source:
     from ringrift_dagster.manifest.sources.s3 import S3Source
 
-    client = s3_client() if s3_client else bucket_client(cluster)
+    try:
+        client = s3_client() if s3_client else bucket_client(cluster)
+    except Exception as error:  # a profile that is not there, an endpoint that is no URL: boto3 has many
+        return _Unusable(place.name, f"{type(error).__name__}: {error}")
     return S3Source(place.name, client, place.name, cache=state / f"{place.name}.db", strangers_known=cluster.hosts)
+
+
+class _Unusable:
+    """A place that cannot be asked because of how this machine is set up: the others are, nevertheless."""
+
+    def __init__(self, location: str, detail: str) -> None:
+        self.location = location
+        self._detail = detail
+
+    def read(self, since: Cursor | None, timeout: float) -> Inventory:
+        raise NoAnswer(self.location, "unreachable", self._detail)
+
+    def scrub(self, max_bytes: int, timeout: float) -> Scrubbed:
+        raise NoAnswer(self.location, "unreachable", self._detail)

@@ -28,12 +28,15 @@ from ringrift_dagster.manifest.schema import (
 from ringrift_dagster.manifest.states import ARCHIVED, Liveness, ReplicaState
 from ringrift_dagster.manifest.store import Store
 
+MAX_MATCHES = 10
+
 
 class AmbiguousItem(LookupError):
     """A short hash or a name fits more than one item; `matches` are their hashes."""
 
     def __init__(self, text: str, matches: Sequence[str]) -> None:
-        super().__init__(f"{text} fits {len(matches)} items: {', '.join(match[:12] for match in matches[:5])}")
+        many = f"{len(matches)}" if len(matches) < MAX_MATCHES else f"at least {MAX_MATCHES}"
+        super().__init__(f"{text} fits {many} items: {', '.join(match[:12] for match in matches[:5])}")
         self.matches = matches
 
 
@@ -133,14 +136,14 @@ def find_item(store: Store, text: str) -> str:
         raise UnknownItem(text)
     matches: Sequence[bytes] = []
     with store.reading() as connection:
-        if 6 <= len(text) <= 64 and set(text) <= set("0123456789abcdef"):
+        if 6 <= len(text) <= 64 and set(text.lower()) <= set("0123456789abcdef"):
             low, high = bytes.fromhex(text.ljust(64, "0")), bytes.fromhex(text.ljust(64, "f"))
-            query = sa.select(items.c.sha256).where(items.c.sha256.between(low, high)).limit(10)
+            query = sa.select(items.c.sha256).where(items.c.sha256.between(low, high)).limit(MAX_MATCHES)
             matches = connection.execute(query).scalars().all()
         if not matches:
             named = sa.or_(replicas.c.path == text, replicas.c.path.like(f"%/{_escaped(text)}", escape="!"))
             live = replicas.c.state != ReplicaState.LOST
-            query = sa.select(items.c.sha256).join_from(replicas, items).where(named, live).distinct().limit(10)
+            query = sa.select(items.c.sha256).join_from(replicas, items).where(named, live).distinct().limit(MAX_MATCHES)
             matches = connection.execute(query).scalars().all()
     if not matches:
         raise UnknownItem(text)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,14 @@ import pytest
 
 from ringrift_dagster.cli.main import run
 from ringrift_dagster.cli.services import free_port
+from ringrift_dagster.datasets.canonical_games import append_canonical
 from ringrift_dagster.games.database import file_sha256
 from ringrift_dagster.home import Home
+from ringrift_dagster.manifest.store import Store, default_url
 from tests.agents import running_agent
 from tests.conftest import DATA
+from tests.manifest.telling import tell
+from tests.s3_servers import KEY, SECRET, new_bucket, rclone_server
 
 NPZ = DATA / "damaged" / "base_ok.npz"
 HOSTS = """
@@ -53,6 +59,7 @@ def cluster(home: Home, tmp_path: Path) -> Iterator[Path]:
 
 def settled(command: Command) -> None:
     """Refresh until the agent has told everything."""
+    told = None
     for _ in range(50):
         _, told = command("manifest", "refresh")
         if all(row["answered"] and not row["pending"] for row in told["locations"]):
@@ -100,10 +107,12 @@ def test_from_a_refresh_to_every_answer(cluster: Path, command: Command, capsys:
     for arguments in (
         ["where", sha256[:10]], ["manifest", "locations"], ["freshness", "--all"], ["orphans"], ["manifest", "refresh"],
         ["manifest", "changes"], ["manifest", "untracked"], ["manifest", "query", "--config", "square8_3p"],
+        ["manifest", "danger"], ["manifest", "missing", "--at", "home"], ["manifest", "scrub"], ["manifest", "accept", "gpu-1"],
     ):  # fmt: skip
         run(arguments)
         out = capsys.readouterr().out
         assert out.strip() and "Traceback" not in out, arguments
+        assert any(word in out for word in ("gpu-1", sha256[:12], "every file that was found is an item")), arguments
 
 
 def test_a_dead_host_is_bad_news_and_an_orphan(
@@ -122,6 +131,100 @@ def test_a_dead_host_is_bad_news_and_an_orphan(
     assert command("manifest", "locations")[0] == 1
 
 
+def test_what_a_brake_holds_is_bad_news_until_a_person_accepts_it(
+    home: Home, cluster: Path, command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    second = cluster / "data/training/second.npz"
+    second.write_bytes(NPZ.read_bytes() + b" ")
+    settled(command)
+    second.unlink()
+    (cluster / "data/training/square8_3p.npz").unlink()
+
+    code, told = command("manifest", "refresh")
+    assert (code, {row["location"]: row["held"] for row in told["locations"]}) == (1, {"gpu-1": 2, "home": 0})
+    code, found = command("orphans")
+    assert (code, found["orphans"], found["held"]) == (1, [], {"gpu-1": 2})
+    assert run(["orphans"]) == 1
+    out = capsys.readouterr().out
+    assert "manifest accept gpu-1" in out and "every item can be reached" not in out
+    code, found = command("freshness", "--max-age", "1000000")
+    assert (code, found["hosts"]) == (1, []), "that no host has a training set any more is not fresh"
+
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    assert command("manifest", "accept", "gpu-1") == (1, {"location": "gpu-1", "lost": 0})
+    assert command("orphans")[1]["held"] == {"gpu-1": 2}
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    assert command("manifest", "accept", "gpu-1") == (0, {"location": "gpu-1", "lost": 2})
+    code, found = command("orphans")
+    assert (code, found["held"]) == (1, {})
+    assert (file_sha256(NPZ), "lost") in [(orphan["sha256"], orphan["kind"]) for orphan in found["orphans"]]
+
+
+def test_old_canonical_games_are_stale_whatever_hosts_hold(
+    home: Home, recorded: Callable[[str], Path], command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    append_canonical("square8_4p", [recorded("canonical_square8_4p")], home)
+    code, found = command("freshness", "--max-age", "1000000")
+    assert (code, [(row["config"], row["state"]) for row in found["canonical_games"]]) == (0, [("square8_4p", "fresh")])
+    code, found = command("freshness", "--max-age", "0.001")
+    assert (code, [(row["config"], row["state"]) for row in found["canonical_games"]]) == (1, [("square8_4p", "stale")])
+    assert command("freshness", "--max-age", "0.001", "--config", "hex8_2p") == (0, {"hosts": [], "canonical_games": []})
+    capsys.readouterr()
+    assert run(["freshness", "--max-age", "0.001"]) == 1
+    assert "stale" in capsys.readouterr().out
+
+
+def test_a_config_that_is_asked_for_by_name_should_be_there(cluster: Path, command: Command) -> None:
+    settled(command)
+    code, found = command("freshness", "--max-age", "1000000", "--config", "hex8_2p")
+    assert (code, [(row["location"], row["config"], row["why"]) for row in found["hosts"]]) == (
+        1,
+        [("gpu-1", "hex8_2p", "it has no training set")],
+    )
+
+
+def test_hosts_that_nobody_declared_are_listed_below(
+    home: Home, cluster: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command("manifest", "locations")
+    with Store.open(default_url(home)) as store:
+        tell(store, "gpu-1", at=time.time(), strangers=["gpu-9"])
+    _, found = command("manifest", "locations")
+    assert [(host["name"], host["seen_at_location"]) for host in found["unknown_hosts"]] == [("gpu-9", "gpu-1")]
+    run(["manifest", "locations"])
+    assert "gpu-9" in capsys.readouterr().out
+
+
+def test_a_bucket_is_told_what_it_holds(
+    home: Home, cluster: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with rclone_server(tmp_path / "rclone") as endpoint:
+        bucket = new_bucket(endpoint)
+        for name, value in {
+            "AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET,
+        }.items():  # fmt: skip
+            monkeypatch.setenv(name, value)
+        hosts = home.root / "distributed_hosts.yaml"
+        hosts.write_text(
+            f"{hosts.read_text()}sync_routing: {{s3: {{enabled: true, bucket: {bucket.bucket}, region: us-east-1}}}}\n"
+        )
+        settled(command)
+        code, found = command("manifest", "missing", "--at", bucket.bucket)
+        assert (code, [item["sha256"] for item in found]) == (1, [file_sha256(NPZ)])
+
+        key = "consolidated/training/square8_3p.npz"
+        bucket.put(key, NPZ.read_bytes(), {"sha256": file_sha256(NPZ)})
+        command("manifest", "refresh")
+        assert command("manifest", "missing", "--at", bucket.bucket) == (0, [])
+        assert command("manifest", "publish") == (0, {"written": 1, "dangling": [], "changed": True})
+        assert command("manifest", "publish") == (0, {"written": 1, "dangling": [], "changed": False})
+        bucket.client.delete_object(Bucket=bucket.bucket, Key=key)
+        assert command("manifest", "publish") == (1, {"written": 0, "dangling": [key], "changed": True})
+        capsys.readouterr()
+        assert run(["manifest", "publish"]) == 1
+        assert key in capsys.readouterr().out
+
+
 def test_untracked_files_say_why(cluster: Path, command: Command) -> None:
     (cluster / "data/training/empty.npz").touch()
     settled(command)
@@ -134,14 +237,22 @@ def test_one_name_of_two_contents_asks_for_a_hash(cluster: Path, command: Comman
     other.mkdir()
     (other / "square8_3p.npz").write_bytes(NPZ.read_bytes() + b" ")
     settled(command)
-    code, _ = command("where", "square8_3p.npz")
-    assert code == 2
+    capsys.readouterr()
+    assert run(["where", "square8_3p.npz"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert all(file_sha256(path)[:12] in line for path in (NPZ, other / "square8_3p.npz")) and "hash" in line
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
         (["where", "nothing"], 1, "manifest refresh"),
+        (["where", "nothing", "--for", "mars"], 2, "no location 'mars'"),
+        (["orphans", "--limit", "-1"], 2, "--limit"),
+        (["manifest", "untracked", "--location", "mars"], 2, "no location 'mars'"),
+        (["manifest", "danger", "--target", "0"], 2, "--target"),
+        (["manifest", "changes", "--since", "-1"], 2, "--since"),
+        (["manifest", "scrub", "--daily-gib", "0"], 2, "--daily-gib"),
         (["manifest", "query", "--config", "hex9_2p"], 2, "--config"),
         (["manifest", "missing", "--at", "mars"], 2, "no location 'mars'"),
         (["manifest", "publish"], 2, "sync_routing.s3"),
@@ -156,6 +267,10 @@ def test_errors_are_one_line_that_says_what_to_do(
     assert run(arguments) == code
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("ringrift-data: ") and said in line
+
+
+def test_an_unknown_item_is_an_answer_in_json_too(home: Home, command: Command) -> None:
+    assert command("where", "nothing") == (1, {"item": None, "copies": []})
 
 
 def test_a_broken_hosts_file_names_every_line(home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -173,3 +288,16 @@ def test_a_manifest_that_cannot_be_opened_is_unreadable(
     assert run(["manifest", "locations"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "RINGRIFT_MANIFEST_URL" in line
+
+
+def test_a_bucket_that_cannot_be_set_up_keeps_nobody_from_an_answer(
+    home: Home, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home.root.mkdir()
+    (home.root / "distributed_hosts.yaml").write_text("sync_routing: {s3: {bucket: some-bucket}}\nhosts: {}\n")
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
+    code, told = command("manifest", "refresh")
+    assert code == 1
+    assert {row["location"]: row["code"] for row in told["locations"]} == {"some-bucket": "unreachable", "home": None}
+    assert command("manifest", "danger") == (0, [])
