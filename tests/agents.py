@@ -75,7 +75,8 @@ def start(
 ) -> subprocess.Popen[str]:
     """Just the process; its stdout and stderr are pipes."""
     command = [sys.executable, "-c", _PROGRAM, "serve", "--root", str(root), "--name", name, "--host", host, "--port", str(port)]
-    command += ["--interval", str(interval), "--snapshot-interval", str(snapshot_interval), *options]
+    command += ["--interval", str(interval), "--snapshot-interval", str(snapshot_interval), "--scrub-rest", "0"]
+    command += options
     environment = {key: value for key, value in os.environ.items() if key != "RINGRIFT_NODE_TOKEN"}
     if token is not None:
         environment["RINGRIFT_NODE_TOKEN"] = token

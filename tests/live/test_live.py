@@ -56,24 +56,28 @@ def dagster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Home, Se
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def test_new_games_start_a_run_by_themselves(dagster: tuple[Home, Services], sample: Callable[[str], Path]) -> None:
+@pytest.fixture(scope="module")
+def first_run(dagster: tuple[Home, Services], sample: Callable[[str], Path]) -> dict[str, Any]:
+    """Put a database where self-play would, and wait for the run that Dagster starts because of it."""
     home, services = dagster
     home.selfplay.mkdir()
     part = home.selfplay / "winner_flipped.part"
     shutil.copyfile(sample("damaged/winner_flipped"), part)
     part.rename(home.selfplay / "winner_flipped.db")
-
     (run,) = eventually(lambda: finished(services))
-
-    assert run["status"] == "SUCCESS"
-    assert {"key": "dagster/partition", "value": "square8_2p"} in run["tags"]
-    assert {"key": "dagster/sensor_name", "value": "new_selfplay_sensor"} in run["tags"]
-    assert (home.datasets / "square8_2p.npz").exists()
+    return run
 
 
+def test_new_games_start_a_run_by_themselves(dagster: tuple[Home, Services], first_run: dict[str, Any]) -> None:
+    assert first_run["status"] == "SUCCESS"
+    assert {"key": "dagster/partition", "value": "square8_2p"} in first_run["tags"]
+    assert {"key": "dagster/sensor_name", "value": "new_selfplay_sensor"} in first_run["tags"]
+    assert (dagster[0].datasets / "square8_2p.npz").exists()
+
+
+@pytest.mark.usefixtures("first_run")
 def test_a_browser_shows_the_rejected_game_and_why(dagster: tuple[Home, Services]) -> None:
     _, services = dagster
-    eventually(lambda: finished(services))
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM)
         page = browser.new_page(viewport={"width": 1500, "height": 1000})
