@@ -55,6 +55,8 @@ class Refreshed:
     changes: int
     seconds: float = 0.0
     outcomes: list[Outcome] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    """Locations whose answers there was no time to take in: they are asked again in the next cycle."""
 
     @property
     def silent(self) -> list[Outcome]:
@@ -77,21 +79,32 @@ def refresh(
     clock: Callable[[], float] = time.time,
     answer_seconds: float = ANSWER_SECONDS,
     again_seconds: float = AGAIN_SECONDS,
+    budget: float = float("inf"),
 ) -> Refreshed:
-    """Ask every source what its location holds and take it in. Returns within two answers' time and the pause between them."""
+    """Ask every source what its location holds and take it in.
+
+    The questions take two answers' time and the pause between them at most. Taking in takes as long as there is much that is new,
+    as in a manifest's first cycle: after `budget` seconds no further answer is begun with.
+    """
     result = Refreshed(clock(), last_change(store))
     began = time.monotonic()
     cursors = {
         place.name: Cursor(place.epoch, place.cursor) for place in all_locations(store) if place.epoch and place.cursor is not None
     }
-    for told in _ask_all(store, sources, cursors, answer_seconds):
-        result.outcomes.append(_take_in(store, told, clock))
+
+    def take_in(asked: Sequence[Source]) -> None:
+        for told in _ask_all(store, asked, cursors, answer_seconds):
+            if time.monotonic() - began > budget:
+                result.left.append(told.source.location)
+            else:
+                result.outcomes.append(_take_in(store, told, clock))
+
+    take_in(sources)
     again = {outcome.location for outcome in result.silent if outcome.code in _WORTH_ASKING_AGAIN}
     if again:
         threading.Event().wait(again_seconds)
         result.outcomes = [outcome for outcome in result.outcomes if outcome.location not in again]
-        for told in _ask_all(store, [source for source in sources if source.location in again], cursors, answer_seconds):
-            result.outcomes.append(_take_in(store, told, clock))
+        take_in([source for source in sources if source.location in again])
     with store.writing() as writer:
         writer.connection.execute(sa.update(state).values(refreshed_at=clock()))
     result.outcomes.sort(key=lambda outcome: outcome.location)

@@ -107,6 +107,15 @@ def test_a_source_that_never_returns_is_left_behind(store: Store) -> None:
     assert result.seconds < 6
 
 
+def test_what_there_is_no_time_for_is_left_to_the_next_cycle(store: Store) -> None:
+    sources = [tells(host, host) for host in ("vast-1", "vast-2", "nebius-1")]
+    result = cycle(store, *sources, budget=0.0)
+    assert (sorted(result.left), result.outcomes) == (sorted(source.location for source in sources), [])
+    assert {str(place.liveness) for place in all_locations(store)} == {"UNKNOWN"}
+    assert len(cycle(store, *sources).outcomes) == 3
+    assert [source.asked for source in sources] == [[None, None]] * 3
+
+
 def test_cursors_go_on_where_the_last_cycle_ended(store: Store) -> None:
     source = tells("vast-1", "x", cursor=7)
     cycle(store, source)

@@ -30,6 +30,8 @@ FIRST_CHANGES = 1000
 """Of a manifest older than this sensor, so many of the latest changes are told."""
 ANSWER_SECONDS = 8.0
 """For each place to answer, twice, with a pause between: a cycle takes at most about 20 of the 60 seconds a tick may take."""
+BUDGET_SECONDS = 25.0
+"""After so long no further answer is begun with: what is left is asked again in the next tick."""
 CHUNK = 1000
 """Partitions in one request: SQLite takes only so many values in one statement."""
 
@@ -42,7 +44,7 @@ def manifest_refresh_sensor(context: dg.SensorEvaluationContext, plane: PlaneRes
     """
     try:
         with plane.open() as opened:
-            refreshed = opened.refresh(answer_seconds=ANSWER_SECONDS)
+            refreshed = opened.refresh(answer_seconds=ANSWER_SECONDS, budget=BUDGET_SECONDS)
             return _told(context, opened, refreshed)
     except HostsFileError as error:
         return dg.SensorResult(skip_reason=f"nobody was asked: {error.problems[0]}", cursor=context.cursor)
@@ -53,6 +55,8 @@ def _told(context: dg.SensorEvaluationContext, plane: Plane, refreshed: Refreshe
     changes = changes_since(plane.store, after, limit=MAX_CHANGES)
     requests = _requests(context.instance, changes)
     answered = f"{len(refreshed.outcomes) - len(refreshed.silent)} of {len(refreshed.outcomes)} locations answered"
+    if refreshed.left:
+        answered += f"; no time for {len(refreshed.left)} of them yet"
     return dg.SensorResult(
         run_requests=requests,
         skip_reason=None if requests else f"{f'{len(changes)} changes' if changes else 'nothing changed'}; {answered}",
