@@ -31,7 +31,8 @@ unit: .venv/.dev
 	scripts/system-packages chromium=chromium postgresql=pg_ctlcluster
 	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
 
-bench: .venv/.runtime
+bench: .venv/.dev
+	scripts/system-packages postgresql=pg_ctlcluster
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean:
