@@ -41,6 +41,10 @@ CHURN = 0.01
 NOW = 1.9e9
 TYPES = (ItemType.GAME_DB,) * 15 + (ItemType.NPZ,) * 2 + (ItemType.MODEL, ItemType.CHECKPOINT, ItemType.CANONICAL_GAMES)
 ASKED = 20_000
+BARE = "  the same join by the bare driver, p50/p99 µs"
+_COPIES = (
+    "SELECT r.location_id, r.path FROM items i JOIN replicas r ON r.item_id = i.id WHERE i.sha256 = {} AND r.state = 'AVAILABLE'"
+)
 
 
 def places() -> list[Place]:
@@ -120,18 +124,28 @@ def measure(url: str, items: int) -> dict[str, Any]:
         chosen = random.Random(1).sample(range(items), min(ASKED, items))
         asked = [(entry(number).sha256, names[number % AGENTS]) for number in chosen]
         figures["best source, p50/p99 µs"] = percentiles(lambda pair: queries.best_sources(store, *pair), asked)
+        bare, copies = store.reader(), _COPIES.format("?" if url.startswith("sqlite") else "%s")
+        figures[BARE] = percentiles(lambda pair: bare.execute(copies, [bytes.fromhex(pair[0])]).fetchall(), asked)
         figures["where, p50/p99 µs"] = percentiles(lambda pair: queries.where(store, pair[0]), asked[:2000])
         top = [(CONFIG_KEYS[number % 12], ItemType.NPZ) for number in range(2000)]
         figures["top 3 by quality, p50/p99 µs"] = percentiles(lambda pair: queries.items_by_quality(store, *pair, limit=3), top)
         rows = len(held[0])
         churned = int(rows * CHURN)
-        unchanged = told(names[0], held[0])
-        replaced = told(names[0], held[0])
-        replaced.found[:churned] = [entry(number, 1) for number in held[0][:churned]]
-        new = told(names[1], held[0], full=False)
-        for what, inventory in (("nothing changed", unchanged), ("1 % replaced", replaced), ("every row new", new)):
-            spent = timed(lambda inventory=inventory: merge(store, inventory, before=store.revision(), at=NOW))
+
+        def rescan(what: str, make: Callable[[int], Inventory]) -> None:
+            """The best of three: a cycle finds the pages of the one before in memory."""
+            inventories = [make(attempt) for attempt in range(1, 4)]
+            spent = min(timed(lambda told=told: merge(store, told, before=store.revision(), at=NOW)) for told in inventories)
             figures[f"rescan, {what}, rows/s"] = rows / spent
+
+        def replaced(attempt: int) -> Inventory:
+            inventory = told(names[0], held[0])
+            inventory.found[:churned] = [entry(number, attempt) for number in held[0][:churned]]
+            return inventory
+
+        rescan("nothing changed", lambda _: told(names[0], held[0]))
+        rescan("1 % replaced", replaced)
+        rescan("every row new", lambda attempt: told(names[1], held[0], full=False, version=attempt))
         figures["sole copies of one location, ms"] = 1000 * timed(lambda: queries.sole_copies(store, at_location=names[2]))
         figures["under-replicated, whole cluster, ms"] = 1000 * timed(lambda: queries.under_replicated(store, REPLICAS))
         report = [
@@ -252,6 +266,7 @@ def run(items: int = ITEMS) -> list[tuple[str, str, str]]:
 
 _BESIDE = {
     "best source, p50/p99 µs": "aim p99 100",
+    BARE: "the bound of the line above",
     "rescan, 1 % replaced, rows/s": "aim 75,000",
     f"freshness report, {LOCATIONS} locations, ms": "aim 50",
 }

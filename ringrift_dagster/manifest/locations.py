@@ -71,7 +71,7 @@ def register(store: Store, places: Sequence[Place], *, at: float) -> tuple[list[
             writer.note(at, "LOCATION_REMOVED", name)
         for name in came:
             writer.note(at, "LOCATION_ADDED", name, place=named[name].kind, provider=named[name].provider)
-        _write_mounts(writer.connection, places)
+        writer.touched |= _write_mounts(writer.connection, places) or bool(changed)
     return came, went
 
 
@@ -88,7 +88,8 @@ def location(store: Store, name: str) -> Location | None:
     return Location(*row) if row else None
 
 
-def _write_mounts(connection: sa.Connection, places: Iterable[Place]) -> None:
+def _write_mounts(connection: sa.Connection, places: Iterable[Place]) -> bool:
+    """Bring up to date which host sees which shared file system; returns whether that changed anything."""
     ids = dict(connection.execute(sa.select(locations.c.name, locations.c.id)).all())
     wanted = {(ids[place.name], ids[host]) for place in places if place.kind == "shared" for host in place.hosts if host in ids}
     there = set(connection.execute(sa.select(mounts.c.location_id, mounts.c.host_id)).all())
@@ -96,3 +97,4 @@ def _write_mounts(connection: sa.Connection, places: Iterable[Place]) -> None:
         connection.execute(sa.delete(mounts).where(mounts.c.location_id == location_id, mounts.c.host_id == host_id))
     for location_id, host_id in wanted - there:
         connection.execute(sa.insert(mounts).values(location_id=location_id, host_id=host_id))
+    return there != wanted

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import orjson
 import sqlalchemy as sa
@@ -101,6 +102,7 @@ class RankedSource:
     latency: float | None
 
 
+_FAR = float("inf")
 RANKS = ("shared file system in place", "already there", "same rack", "same provider", "lowest latency", "any")
 
 
@@ -179,11 +181,19 @@ def chunk_table(store: Store, sha256: str) -> bytes | None:
 def best_sources(store: Store, sha256: str, host: str) -> list[RankedSource]:
     """Where a host should get an item from, the best first: only copies that can be read now.
 
-    A shared file system that the host sees > its own copy > same rack > same provider > lowest measured latency > any.
+    A shared file system that the host sees > its own copy > same rack > same provider > lowest measured latency > any. Where the
+    locations stand, and whether they answer, is remembered until the manifest changes.
     """
-    rows = store.prepared("best_sources", _best_sources).rows({"sha256": bytes.fromhex(sha256), "host": host})
-    ranked = sorted((_rank(row, host), row) for row in rows)
-    return [RankedSource(row[0], row[1], row[2], row[3], RANKS[rank[0]], row[6]) for rank, row in ranked]
+    known = store.remembered("map of locations", lambda: _map(store))
+    target = known.find(host)
+    ranked = []
+    for location_id, path in store.prepared("available copies", _available_copies).rows({"sha256": bytes.fromhex(sha256)}):
+        place = known.places.get(location_id)
+        if place is not None and place.online:
+            rank = _rank(place, (location_id, host) in known.mounts, host, target)
+            ranked.append((rank, _FAR if place.latency is None else place.latency, place.name, path, place))
+    ranked.sort(key=itemgetter(0, 1, 2, 3))
+    return [RankedSource(place.name, place.kind, path, place.via, RANKS[rank], place.latency) for rank, _, _, path, place in ranked]
 
 
 def items_by_quality(
@@ -312,39 +322,62 @@ def unknown_hosts(store: Store) -> list[dict[str, Any]]:
         return [dict(row._mapping) for row in connection.execute(sa.select(strangers).order_by(strangers.c.name))]
 
 
-def _best_sources() -> sa.Select[*tuple[Any, ...]]:
-    target = locations.alias("target")
-    mounted = sa.exists().where(mounts.c.location_id == locations.c.id, mounts.c.host_id == target.c.id)
+class _Place(NamedTuple):
+    """What ranking has to know of a location."""
+
+    name: str
+    kind: str
+    via: str | None
+    provider: str | None
+    rack: str | None
+    latency: float | None
+    online: bool
+
+
+@dataclass(frozen=True)
+class _Map:
+    """Every location by number, their numbers by name, and who mounts what."""
+
+    places: dict[int, _Place]
+    mounts: frozenset[tuple[int, str]]
+
+    def find(self, name: str) -> _Place | None:
+        return next((place for place in self.places.values() if place.name == name), None)
+
+
+def _map(store: Store) -> _Map:
+    online = locations.c.liveness == Liveness.ONLINE
+    columns = [locations.c[name] for name in _Place._fields[:-1]]
+    host = locations.alias()
+    with store.reading() as connection:
+        places = {row[0]: _Place._make(row[1:]) for row in connection.execute(sa.select(locations.c.id, *columns, online))}
+        seen = connection.execute(sa.select(mounts.c.location_id, host.c.name).join(host, host.c.id == mounts.c.host_id))
+        return _Map(places, frozenset((row[0], row[1]) for row in seen))
+
+
+def _available_copies() -> sa.Select[*tuple[Any, ...]]:
     return (
-        sa.select(
-            locations.c.name, locations.c.kind, replicas.c.path, locations.c.via, locations.c.provider, locations.c.rack,
-            locations.c.latency, target.c.provider, target.c.rack, mounted,
-        )
+        sa.select(replicas.c.location_id, replicas.c.path)
         .select_from(items)
         .join(replicas, replicas.c.item_id == items.c.id)
-        .join(locations, locations.c.id == replicas.c.location_id)
-        .outerjoin(target, target.c.name == sa.bindparam("host"))
         .where(
             items.c.sha256 == sa.bindparam("sha256"),
             replicas.c.state == sa.literal_column(f"'{ReplicaState.AVAILABLE}'"),
-            locations.c.liveness == sa.literal_column(f"'{Liveness.ONLINE}'"),
         )
-    )  # fmt: skip
+    )
 
 
-def _rank(row: Sequence[Any], host: str) -> tuple[int, float, str, str]:
-    name, _, path, _, provider, rack, latency, target_provider, target_rack, mounted = row
+def _rank(place: _Place, mounted: bool, host: str, target: _Place | None) -> int:
     if mounted:
-        rank = 0
-    elif name == host:
-        rank = 1
-    elif rack is not None and rack == target_rack and provider == target_provider:
-        rank = 2
-    elif provider is not None and provider == target_provider and provider != "unknown":
-        rank = 3
-    else:
-        rank = 5 if latency is None else 4
-    return rank, float("inf") if latency is None else latency, name, path
+        return 0
+    if place.name == host:
+        return 1
+    if target is not None and place.provider is not None and place.provider == target.provider:
+        if place.rack is not None and place.rack == target.rack:
+            return 2
+        if place.provider != "unknown":
+            return 3
+    return 5 if place.latency is None else 4
 
 
 def _in_danger(store: Store, having: sa.ColumnElement[bool], limit: int, *conditions: sa.ColumnElement[bool]) -> list[Danger]:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import orjson
 import sqlalchemy as sa
@@ -25,6 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from ringrift_dagster.home import Home
 from ringrift_dagster.manifest import schema
 
+T = TypeVar("T")
 URL_VARIABLE = "RINGRIFT_MANIFEST_URL"
 BUSY_SECONDS = 30
 _MIGRATIONS = Path(__file__).with_name("migrations")
@@ -50,6 +51,7 @@ class Store:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._prepared: dict[str, Prepared] = {}
+        self._remembered: dict[str, tuple[int, Any]] = {}
         self._local = threading.local()
         self._readers: list[Any] = []
         self._lock = threading.Lock()
@@ -109,6 +111,14 @@ class Store:
         if name not in self._prepared:
             self._prepared[name] = Prepared(self, make())
         return self._prepared[name]
+
+    def remembered(self, name: str, make: Callable[[], T]) -> T:
+        """What `make` gives, made anew only when the manifest changed: for what is small, asked often and changes seldom."""
+        revision = self.revision()
+        known = self._remembered.get(name)
+        if known is None or known[0] != revision:
+            known = self._remembered[name] = (revision, make())
+        return known[1]
 
     def reader(self) -> Any:
         """This thread's own plain connection; each statement on it is its own transaction."""
