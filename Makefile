@@ -28,11 +28,11 @@ types: .venv/.dev
 	$(BIN)/pyright
 
 unit: .venv/.dev
-	scripts/system-packages chromium=chromium postgresql=pg_ctlcluster
+	scripts/system-packages chromium=chromium postgresql=pg_ctlcluster openssh-server=/usr/sbin/sshd rsync=rsync aria2=aria2c
 	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
 
 bench: .venv/.dev
-	scripts/system-packages postgresql=pg_ctlcluster
+	scripts/system-packages postgresql=pg_ctlcluster openssh-server=/usr/sbin/sshd rsync=rsync aria2=aria2c
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean:

@@ -27,6 +27,13 @@ KINDS = {
     "ORPHANS_RESOLVED": "items can be reached again",
     "LOSS_ACCEPTED": "a person said that what was missing is lost",
     "SCRUBBED": "bytes were read again and compared with their hashes",
+    "OPERATION_DONE": "an item that was asked for is where it has to be, verified",
+    "OPERATION_FAILED": "an item that was asked for cannot be brought, and why",
+    "REPLICA_SUSPECTED": "a copy's location sent other bytes than its hash says",
+    "REPLICA_DROPPED": "a copy was removed after live proof of the others",
+    "BREAKER_OPENED": "a location is not asked by a transport for a while",
+    "BREAKER_CLOSED": "a location is asked by a transport again",
+    "LIMIT_CHANGED": "a link bears more or fewer transfers at once",
 }
 """Every kind of change."""
 

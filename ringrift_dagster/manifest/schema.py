@@ -217,3 +217,103 @@ scrub_days = Table(
     Column("remaining", BigInteger, nullable=False),
     PrimaryKeyConstraint("location_id", "day"),
 )
+
+operations = Table(
+    "operations",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=False, comment="in the order of submission"),
+    Column("kind", String(10), nullable=False, comment="sync, replicate, backup or preload"),
+    Column("sha256", LargeBinary(32), nullable=False),
+    Column("target", String(100), nullable=False),
+    Column("size", BigInteger, comment="bytes, if whoever submitted it knew"),
+    Column("priority", SmallInteger, nullable=False),
+    Column("rank", SmallInteger, nullable=False, comment="what it is leased by: of its priority, or aged"),
+    Column("state", String(10), nullable=False, server_default="QUEUED"),
+    Column("why", String(200), comment="who wants it"),
+    Column("submitted_at", Double, nullable=False),
+    Column("due_at", Double, comment="of a WAITING one"),
+    Column("attempts", Integer, nullable=False, server_default="0", comment="that failed"),
+    Column("leases", Integer, nullable=False, server_default="0", comment="fences off whoever held it before"),
+    Column("owner", String(100)),
+    Column("leased_until", Double),
+    Column("order_id", String(100), comment="what the agent was posted"),
+    Column("source", String(100), comment="the location whose link it counts on"),
+    Column("transport", String(12)),
+    Column("bytes", BigInteger),
+    Column("seconds", Double),
+    Column("retries", Integer),
+    Column("cause", String(50)),
+    Column("detail", Text),
+    Column("next_action", Text),
+    Column("finished_at", Double),
+    comment="The queue. One is open until finished_at is set.",
+)
+_unfinished = operations.c.finished_at.is_(None)
+_queued, _waiting, _leased = (operations.c.state == sa.literal_column(f"'{name}'") for name in ("QUEUED", "WAITING", "LEASED"))
+Index(
+    "ix_operations_open", operations.c.kind, operations.c.sha256, operations.c.target,
+    unique=True, sqlite_where=_unfinished, postgresql_where=_unfinished,
+)  # fmt: skip
+Index("ix_operations_next", operations.c.target, operations.c.rank, operations.c.id, sqlite_where=_queued, postgresql_where=_queued)
+Index("ix_operations_due", operations.c.due_at, sqlite_where=_waiting, postgresql_where=_waiting)
+Index("ix_operations_leased", operations.c.target, operations.c.leased_until, sqlite_where=_leased, postgresql_where=_leased)
+
+link_limits = Table(
+    "link_limits",
+    metadata,
+    Column("name", String(110), primary_key=True, comment="`to X` or `from X`"),
+    Column("at_once", Integer, nullable=False),
+    Column("ended", Integer, nullable=False, server_default="0", comment="since the last decision"),
+    Column("succeeded", Integer, nullable=False, server_default="0", comment="of those"),
+    Column("throughput", Double, comment="bytes a second of one transfer, smoothed"),
+    Column("judged_throughput", Double, comment="as it was at the last decision"),
+    Column("mean_size", Double, comment="bytes of a transfer, smoothed"),
+    Column("judged_size", Double),
+    Column("reason", String(200), comment="of the last decision"),
+    Column("changed_at", Double),
+    comment="How many transfers a link bears at once.",
+)
+
+breakers = Table(
+    "breakers",
+    metadata,
+    Column("location", String(100), nullable=False),
+    Column("transport", String(12), nullable=False),
+    Column("state", String(10), nullable=False, comment="CLOSED, OPEN or TRIAL"),
+    Column("failures", Integer, nullable=False, comment="in a row"),
+    Column("cool_down", Double, nullable=False, comment="seconds"),
+    Column("retry_at", Double),
+    Column("changed_at", Double, nullable=False),
+    Column("code", String(50)),
+    PrimaryKeyConstraint("location", "transport"),
+)
+
+rules = Table(
+    "rules",
+    metadata,
+    Column("name", String(100), primary_key=True),
+    Column("type", String(16), comment="of the items it is about; any if not given"),
+    Column("config", String(16)),
+    Column("sha256", LargeBinary(32)),
+    Column("copies", Integer, comment="so many; if not given, one on every host that fits"),
+    Column("lasting", Integer, nullable=False, server_default="0", comment="so many of them where data does not come and go"),
+    Column("hosts", Text, comment="JSON: names; any if not given"),
+    Column("roles", Text, comment="JSON: roles; any if not given"),
+    Column("kind", String(10), nullable=False),
+    Column("priority", SmallInteger, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double),
+    comment="Who must hold what.",
+)
+
+pins = Table(
+    "pins",
+    metadata,
+    Column("sha256", LargeBinary(32), nullable=False),
+    Column("owner", String(100), nullable=False, comment="the job, the promotion, the person"),
+    Column("reason", String(200), nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double),
+    PrimaryKeyConstraint("sha256", "owner"),
+    comment="What is never removed.",
+)

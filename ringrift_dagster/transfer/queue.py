@@ -1,0 +1,498 @@
+"""The queue of operations: submitting, leasing, ending them. Durable rows of the manifest's database; many processes may use it.
+
+Every function is one transaction. What is done about an operation is the coordinator's business; how many a link bears `limits`'.
+Who holds a lease says so again before it runs out, or loses it: whoever leases next then finds the operation as it was, and the
+order that its agent was given. An end is accepted only from who holds the lease.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from ringrift_dagster.manifest.schema import link_limits, operations
+from ringrift_dagster.manifest.store import Store, Writer, in_batches, upsert
+from ringrift_dagster.transfer.limits import AT_ONCE, Lanes, coming_from, going_to
+from ringrift_dagster.transfer.model import Priority
+from ringrift_dagster.transfer.operations import (
+    AGED,
+    CAUSES_HERE,
+    COLUMNS,
+    RANKS,
+    Brought,
+    Operation,
+    State,
+    Wanted,
+    in_state,
+    operation,
+)
+
+LEASE_SECONDS = 60.0
+AGING_SECONDS = 86_400.0
+"""Waiting for so long makes an operation go before all but CRITICAL ones."""
+AGED_AT_ONCE = 16
+"""So many at a target: what aged in bulk must not keep HIGH waiting."""
+ATTEMPTS = 6
+BACK_OFF = (5.0, 3600.0)
+"""Seconds before the second attempt, doubled with each, and at most."""
+CRITICAL_BACK_OFF = 60.0
+CRITICAL_EXTRA = 4
+"""Slots at a target that only CRITICAL may use."""
+FINAL_CAUSES = frozenset({"not_sound", "would_lose_games", "occupied", "read_only", "unknown_item", "no_such_target"})
+"""Trying again changes nothing: somebody has to do something first."""
+NEXT_ACTIONS = {
+    "no_source": "bring a location that holds it back",
+    "wrong_bytes": "look at its copies: `ringrift-data where`",
+    "no_room": "make room at the target",
+    "read_only": "make the target's directory writable, then retry",
+    "disk_error": "look at the target's disk",
+    "not_sound": "make the item again: its own content is broken",
+    "would_lose_games": "merge the databases, or move the one that stands there away",
+    "occupied": "move away what stands at its path, then retry",
+    "timeout": "look at the link",
+    "agent_silent": "start the target's agent",
+    "agent_refused": "look at the target's agent: it does not take the order",
+    "no_such_target": "name the target in the hosts file, with an address",
+    "unknown_item": "refresh the manifest; it knows no such item",
+    "upload_failed": "look at the bucket and its keys",
+}
+"""What a person has to do when the last attempt failed."""
+_OPEN = operations.c.finished_at.is_(None)
+_SUBMIT_LOCK = 0x51554555
+
+
+def submit(store: Store, wanted: Wanted, *, at: float) -> Operation:
+    """Ask for an item at a target. If that is asked for already, the open operation is returned, raised in priority if need be."""
+    number = submit_all(store, [wanted], at=at)[0]
+    return get(store, number)
+
+
+def submit_all(store: Store, wanted: Sequence[Wanted], *, at: float) -> list[int]:
+    """As `submit`, for many at once and in their order; returns the operations' ids, in the same order."""
+    urgent: dict[tuple[str, bytes, str], Priority] = {}
+    keys = [(each.kind.value, bytes.fromhex(each.sha256), each.target) for each in wanted]
+    for key, each in zip(keys, wanted, strict=True):
+        urgent[key] = min(each.priority, urgent.get(key, each.priority))
+    with _transaction(store) as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_SUBMIT_LOCK)))
+        known = _open_operations(connection, urgent)
+        # Whoever submits is alone, so numbers can be given here: they are the order of submission.
+        following = connection.execute(sa.select(sa.func.coalesce(sa.func.max(operations.c.id), 0))).scalar_one() + 1
+        new: dict[tuple[str, bytes, str], dict[str, Any]] = {}
+        for key, each in zip(keys, wanted, strict=True):
+            if key not in known and key not in new:
+                priority = urgent[key]
+                new[key] = {
+                    "id": following + len(new), "kind": key[0], "sha256": key[1], "target": key[2], "size": each.size,
+                    "priority": int(priority), "rank": RANKS[priority], "why": each.why, "submitted_at": at,
+                }  # fmt: skip
+        Writer(connection, 0).many(sa.insert(operations), list(new.values()))
+        _raise(connection, {known[key][0]: urgent[key] for key in known if urgent[key] < known[key][1]})
+    return [known[key][0] if key in known else new[key]["id"] for key in keys]
+
+
+def lease(
+    store: Store,
+    owner: str,
+    target: str,
+    *,
+    at: float,
+    limit: int = 1,
+    priorities: Collection[Priority] = tuple(Priority),
+    seconds: float = LEASE_SECONDS,
+) -> list[Operation]:
+    """Up to `limit` operations for a target, the most urgent first, as far as its link bears more; they are `owner`'s for `seconds`.
+
+    What has aged is leased with any priority but CRITICAL alone.
+    """
+    with _transaction(store) as connection:
+        at_once = _ready(connection, target, at)
+        ranges = _ranges(priorities)
+        lanes = _lanes(connection, operations.c.target == target)
+        chosen: list[Any] = []
+        for low, high in ranges:
+            if len(chosen) >= limit:
+                break
+            for row in connection.execute(_NEXT, {"at_target": target, "low": low, "high": high, "at_most": limit - len(chosen)}):
+                room = at_once + (CRITICAL_EXTRA if row.rank == RANKS[Priority.CRITICAL] else 0)
+                if not lanes.take(row.size, room):
+                    break
+                chosen.append(row)
+        if not chosen:
+            return []
+        for batch in in_batches([row.id for row in chosen]):
+            connection.execute(_TAKE, {"holder": owner, "until": at + seconds, "ids": list(batch)})
+    return [
+        replace(taken, state=State.LEASED, owner=owner, leased_until=at + seconds, leases=taken.leases + 1)
+        for taken in map(operation, chosen)
+    ]
+
+
+def heartbeat(store: Store, owner: str, held: Iterable[Operation], *, at: float, seconds: float = LEASE_SECONDS) -> set[int]:
+    """Say that the leases are still needed. Returns the ids of those that are still held: the others are somebody else's, or
+    cancelled."""
+    with _transaction(store) as connection:
+        mine = _held(connection, owner, held)
+        for batch in in_batches(sorted(mine)):
+            connection.execute(sa.update(operations).where(operations.c.id.in_(batch)).values(leased_until=at + seconds))
+    return mine
+
+
+def post(store: Store, owner: str, orders: Mapping[int, str], held: Sequence[Operation]) -> set[int]:
+    """Record which order each operation is about to be part of; returns the ids of those that are still held."""
+    with _transaction(store) as connection:
+        mine = _held(connection, owner, held)
+        rows = [{"i": number, "o": order} for number, order in sorted(orders.items()) if number in mine]
+        if rows:
+            connection.execute(
+                sa.update(operations).where(operations.c.id == sa.bindparam("i")).values(order_id=sa.bindparam("o")), rows
+            )
+    return mine
+
+
+def draw(store: Store, owner: str, sources: Mapping[int, str], held: Sequence[Operation], *, at: float) -> set[int]:
+    """Count each operation on its source's link; returns the ids that the links bear. The others are given back for a moment."""
+    with _transaction(store) as connection:
+        mine = _held(connection, owner, held)
+        sizes = {each.id: each.size for each in held}
+        borne: set[int] = set()
+        for source in sorted(set(sources.values())):
+            at_once = _at_once(connection, coming_from(source))
+            lanes = _lanes(connection, operations.c.source == source)
+            for number in sorted(number for number, name in sources.items() if name == source and number in mine):
+                if lanes.take(sizes[number], at_once):
+                    borne.add(number)
+        for number in sorted(borne):
+            connection.execute(sa.update(operations).where(operations.c.id == number).values(source=sources[number]))
+        _set_free(connection, sorted(set(sources) & mine - borne), at=at, again_in=1.0, cause="link_busy", detail=None)
+    return borne
+
+
+def complete(writer: Writer, held: Operation, brought: Brought, *, at: float) -> bool:
+    """End an operation that was done, within a transaction that records what came of it. False if the lease is not held any more."""
+    if not _held(writer.connection, held.owner or "", [held]):
+        return False
+    values: dict[str, Any] = {
+        "transport": brought.transport, "source": brought.source, "bytes": brought.bytes, "seconds": brought.seconds,
+        "retries": brought.retries, "cause": None, "detail": None, "next_action": None,
+    }  # fmt: skip
+    _end(writer.connection, held.id, State.DONE, at, values)
+    rate = round(brought.bytes / brought.seconds) if brought.seconds else None
+    writer.note(
+        at, "OPERATION_DONE", held.target, operation=held.id, what=held.kind.value, item=held.sha256, priority=held.priority.name,
+        transport=brought.transport, source=brought.source, bytes=brought.bytes, bytes_a_second=rate,
+    )  # fmt: skip
+    return True
+
+
+def fail(
+    writer: Writer,
+    held: Operation,
+    cause: str,
+    detail: str,
+    *,
+    at: float,
+    next_action: str | None = None,
+    retries: int = 0,
+    jitter: Callable[[], float] = random.random,
+) -> State | None:
+    """Record that an attempt failed: it is tried again later, or that was the last. None if the lease is not held any more."""
+    if cause not in CAUSES_HERE:
+        raise ValueError(f"{cause!r} is no cause of a failure")
+    if not _held(writer.connection, held.owner or "", [held]):
+        return None
+    attempts = held.attempts + 1
+    told: dict[str, Any] = {"attempts": attempts, "cause": cause, "detail": detail[:2000], "order_id": None, "retries": retries}
+    if cause in FINAL_CAUSES or attempts >= ATTEMPTS:
+        told["next_action"] = next_action or NEXT_ACTIONS.get(cause, "look at it, then retry")
+        _end(writer.connection, held.id, State.FAILED, at, told)
+        writer.note(
+            at, "OPERATION_FAILED", held.target, operation=held.id, what=held.kind.value, item=held.sha256,
+            priority=held.priority.name, cause=cause, detail=detail[:300], attempts=attempts, next_action=told["next_action"],
+        )  # fmt: skip
+        return State.FAILED
+    pause = back_off(held.priority, attempts, jitter)
+    told |= {"state": State.WAITING, "due_at": at + pause, "owner": None, "leased_until": None, "source": None}
+    told["next_action"] = f"attempt {attempts + 1} of {ATTEMPTS} in {pause:.0f} s"
+    writer.connection.execute(sa.update(operations).where(operations.c.id == held.id).values(told))
+    return State.WAITING
+
+
+def back_off(priority: Priority, attempts: int, jitter: Callable[[], float] = random.random) -> float:
+    """Seconds until the next attempt after so many failed ones; `jitter` gives 0 to 1."""
+    first, longest = BACK_OFF
+    pause = min(first * 2 ** (attempts - 1), CRITICAL_BACK_OFF if priority == Priority.CRITICAL else longest)
+    return pause * (0.5 + jitter())
+
+
+def give_back(
+    store: Store,
+    owner: str,
+    held: Iterable[Operation],
+    *,
+    at: float,
+    again_in: float = 0.0,
+    cause: str | None = None,
+    detail: str | None = None,
+) -> int:
+    """Return leases without an attempt being counted; they can be had again in so many seconds. Returns how many."""
+    with _transaction(store) as connection:
+        mine = sorted(_held(connection, owner, held))
+        _set_free(connection, mine, at=at, again_in=again_in, cause=cause, detail=detail)
+    return len(mine)
+
+
+def cancel(store: Store, number: int, *, at: float) -> Operation:
+    """End an operation that is open; one that has ended stays as it is. Whoever works on it learns so. Raises KeyError."""
+    with store.writing() as writer:
+        query = sa.select(*COLUMNS).where(operations.c.id == number).with_for_update()
+        row = writer.connection.execute(query).one_or_none()
+        if row is None:
+            raise KeyError(number)
+        if row.finished_at is None:
+            _end(writer.connection, number, State.CANCELLED, at, {"cause": "cancelled", "next_action": None})
+            writer.note(at, "OPERATION_FAILED", row.target, operation=number, item=row.sha256.hex(), cause="cancelled")
+    return get(store, number)
+
+
+def retry(store: Store, number: int, *, at: float, priority: Priority | None = None) -> Operation:
+    """Ask once more for what failed or was cancelled: a new operation, or the equal one that is open. Raises KeyError.
+
+    One that still waits for its next attempt is due at once.
+    """
+    old = get(store, number)
+    wanted = Wanted(old.kind, old.sha256, old.target, old.priority if priority is None else priority, old.size, old.why)
+    again = submit(store, wanted, at=at)
+    if again.state == State.WAITING:
+        with _transaction(store) as connection:
+            due = {"state": State.QUEUED, "due_at": None}
+            connection.execute(sa.update(operations).where(operations.c.id == again.id, in_state(State.WAITING)).values(due))
+    return get(store, again.id)
+
+
+def get(store: Store, number: int) -> Operation:
+    """One operation. Raises KeyError."""
+    with store.reading() as connection:
+        row = connection.execute(sa.select(*COLUMNS).where(operations.c.id == number)).one_or_none()
+    if row is None:
+        raise KeyError(number)
+    return operation(row)
+
+
+def listed(
+    store: Store,
+    *,
+    states: Collection[State] = (State.QUEUED, State.WAITING, State.LEASED),
+    target: str | None = None,
+    limit: int = 100,
+) -> list[Operation]:
+    """Operations in some states: open ones in the order in which they are leased, ended ones the latest first."""
+    query = sa.select(*COLUMNS).where(operations.c.state.in_(states)).limit(limit)
+    if target is not None:
+        query = query.where(operations.c.target == target)
+    ended = not {State.QUEUED, State.WAITING, State.LEASED} & set(states)
+    order = (operations.c.finished_at.desc(), operations.c.id.desc()) if ended else (operations.c.rank, operations.c.id)
+    with store.reading() as connection:
+        return [operation(row) for row in connection.execute(query.order_by(*order))]
+
+
+def pending(store: Store, *, at: float) -> dict[tuple[str, Priority], int]:
+    """How many operations could be leased now, by target and priority; aged ones count as HIGH."""
+    due = sa.or_(
+        in_state(State.QUEUED),
+        sa.and_(in_state(State.WAITING), operations.c.due_at <= at),
+        sa.and_(in_state(State.LEASED), operations.c.leased_until <= at),
+    )
+    query = sa.select(operations.c.target, operations.c.rank, sa.func.count()).where(due)
+    by_rank = {rank: priority for priority, rank in RANKS.items()} | {AGED: Priority.HIGH}
+    found: dict[tuple[str, Priority], int] = {}
+    with store.reading() as connection:
+        for target, rank, count in connection.execute(query.group_by(operations.c.target, operations.c.rank)):
+            found[target, by_rank[rank]] = found.get((target, by_rank[rank]), 0) + count
+    return found
+
+
+def counts(store: Store) -> dict[tuple[Priority, State], int]:
+    """Open operations by priority and state, for metrics."""
+    query = sa.select(operations.c.priority, operations.c.state, sa.func.count()).where(_OPEN)
+    with store.reading() as connection:
+        rows = connection.execute(query.group_by(operations.c.priority, operations.c.state)).all()
+    return {(Priority(priority), State(state)): count for priority, state, count in rows}
+
+
+@contextmanager
+def _transaction(store: Store) -> Iterator[Connection]:
+    """One that writes, without waiting for whoever writes the manifest where the database can do so."""
+    with store.engine.connect().execution_options(ringrift_writes=True) as connection, connection.begin():
+        yield connection
+
+
+_NEXT = (
+    sa.select(*COLUMNS)
+    .where(
+        in_state(State.QUEUED),
+        operations.c.target == sa.bindparam("at_target"),
+        operations.c.rank >= sa.bindparam("low"),
+        operations.c.rank <= sa.bindparam("high"),
+    )
+    .order_by(operations.c.rank, operations.c.id)
+    .limit(sa.bindparam("at_most"))
+    .with_for_update(skip_locked=True)
+)
+_TAKE = (
+    sa.update(operations)
+    .where(operations.c.id.in_(sa.bindparam("ids", expanding=True)))
+    .values(
+        state=State.LEASED.value, owner=sa.bindparam("holder"), leased_until=sa.bindparam("until"),
+        leases=operations.c.leases + 1,
+    )
+)  # fmt: skip
+
+
+def _oldest(rank: int) -> sa.ScalarSelect[Any]:
+    """When the first of a rank at the target was submitted."""
+    here = (in_state(State.QUEUED), operations.c.target == sa.bindparam("at_target"), operations.c.rank == rank)
+    return sa.select(operations.c.submitted_at).where(*here).order_by(operations.c.id).limit(1).scalar_subquery()
+
+
+_YOUNG = tuple(rank for priority, rank in RANKS.items() if priority > Priority.HIGH)
+_LOOK = (
+    sa.select(
+        link_limits.c.at_once,
+        sa.select(sa.literal(1)).where(in_state(State.WAITING), operations.c.due_at <= sa.bindparam("now")).exists(),
+        sa.select(sa.literal(1)).where(in_state(State.LEASED), operations.c.target == sa.bindparam("at_target"),
+                                       operations.c.leased_until <= sa.bindparam("now")).exists(),
+        *map(_oldest, _YOUNG),
+    )
+    .where(link_limits.c.name == sa.bindparam("link"))
+    .with_for_update(of=link_limits)
+)  # fmt: skip
+"""How much a target bears, and whether anything is due there before the next lease. Who has this row leases alone."""
+
+
+def _ready(connection: Connection, target: str, at: float) -> int:
+    """Wake what is due, take back what its holder left, let what waited for too long go ahead; returns what the target bears."""
+    given = {"at_target": target, "now": at, "link": going_to(target)}
+    found = connection.execute(_LOOK, given).one_or_none()
+    if found is None:
+        _at_once(connection, going_to(target))
+        found = connection.execute(_LOOK, given).one()
+    at_once, due, expired, *oldest = found
+    if due:
+        woken = _skipping_locked(in_state(State.WAITING), operations.c.due_at <= at)
+        connection.execute(sa.update(operations).where(operations.c.id.in_(woken)).values(state=State.QUEUED, due_at=None))
+    if expired:
+        left = _skipping_locked(in_state(State.LEASED), operations.c.target == target, operations.c.leased_until <= at)
+        free = {"state": State.QUEUED, "owner": None, "leased_until": None, "source": None}
+        connection.execute(sa.update(operations).where(operations.c.id.in_(left)).values(free))
+    if any(first is not None and first <= at - AGING_SECONDS for first in oldest):
+        _age(connection, target, at)
+    return at_once
+
+
+def _age(connection: Connection, target: str, at: float) -> None:
+    here = (in_state(State.QUEUED), operations.c.target == target)
+    aged = connection.execute(sa.select(sa.func.count()).where(*here, operations.c.rank == AGED)).scalar_one()
+    if aged < AGED_AT_ONCE:
+        old = _skipping_locked(*here, operations.c.rank > RANKS[Priority.HIGH], operations.c.submitted_at <= at - AGING_SECONDS)
+        oldest = old.order_by(None).order_by(operations.c.id).limit(AGED_AT_ONCE - aged)
+        connection.execute(sa.update(operations).where(operations.c.id.in_(oldest)).values(rank=AGED))
+
+
+def _skipping_locked(*conditions: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    return sa.select(operations.c.id).where(*conditions).order_by(operations.c.id).with_for_update(skip_locked=True)
+
+
+def _ranges(priorities: Collection[Priority]) -> list[tuple[int, int]]:
+    """The ranks that may be leased, as ranges, the most urgent first."""
+    ranks = sorted({RANKS[priority] for priority in priorities} | ({AGED} if set(priorities) - {Priority.CRITICAL} else set()))
+    every = [AGED, *RANKS.values()]
+    ranges: list[tuple[int, int]] = []
+    for rank in ranks:
+        if ranges and not any(ranges[-1][1] < other < rank for other in every):
+            ranges[-1] = ranges[-1][0], rank
+        else:
+            ranges.append((rank, rank))
+    return ranges
+
+
+def _at_once(connection: Connection, link: str) -> int:
+    """What a link bears; who asks has it for himself until his transaction ends."""
+    query = sa.select(link_limits.c.at_once).where(link_limits.c.name == link).with_for_update()
+    known = connection.execute(query).scalar_one_or_none()
+    if known is None:
+        connection.execute(upsert(connection, link_limits).values(name=link, at_once=AT_ONCE).on_conflict_do_nothing())
+        known = connection.execute(query).scalar_one()
+    return known
+
+
+def _lanes(connection: Connection, on_link: sa.ColumnElement[bool]) -> Lanes:
+    """What is on a link now."""
+    sizes = sa.select(*Lanes.COUNTED).where(in_state(State.LEASED), on_link)
+    return Lanes(*connection.execute(sizes).one())
+
+
+def _held(connection: Connection, owner: str, held: Iterable[Operation]) -> set[int]:
+    """Which leases are still as they were given; nobody else touches those until the transaction ends."""
+    fences = {each.id: each.leases for each in held}
+    mine: set[int] = set()
+    for batch in in_batches(sorted(fences)):
+        query = sa.select(operations.c.id, operations.c.leases).where(
+            operations.c.id.in_(batch), in_state(State.LEASED), operations.c.owner == owner
+        )
+        rows = connection.execute(query.order_by(operations.c.id).with_for_update()).all()
+        mine |= {row.id for row in rows if fences[row.id] == row.leases}
+    return mine
+
+
+def _end(connection: Connection, number: int, state: State, at: float, values: Mapping[str, Any]) -> None:
+    ended = {"state": state.value, "finished_at": at, "owner": None, "leased_until": None, "due_at": None}
+    connection.execute(sa.update(operations).where(operations.c.id == number).values({**ended, **values}))
+
+
+def _set_free(
+    connection: Connection, numbers: Sequence[int], *, at: float, again_in: float, cause: str | None, detail: str | None
+) -> None:
+    free: dict[str, Any] = {"state": State.QUEUED.value, "owner": None, "leased_until": None, "source": None}
+    free |= {"cause": cause, "detail": detail}
+    if again_in > 0:
+        free |= {"state": State.WAITING.value, "due_at": at + again_in, "next_action": f"again in {again_in:.0f} s"}
+    for batch in in_batches(numbers):
+        connection.execute(sa.update(operations).where(operations.c.id.in_(batch)).values(free))
+
+
+def _open_operations(
+    connection: Connection, keys: Collection[tuple[str, bytes, str]]
+) -> dict[tuple[str, bytes, str], tuple[int, Priority]]:
+    """The open operations of certain keys: id and priority."""
+    columns = (operations.c.kind, operations.c.sha256, operations.c.target, operations.c.id, operations.c.priority)
+    found = {}
+    writer = Writer(connection, 0)
+    for kind in sorted({key[0] for key in keys}):
+        hashes = sorted({key[1] for key in keys if key[0] == kind})
+        for batch in in_batches(hashes):
+            query = sa.select(*columns).where(_OPEN, operations.c.kind == kind, operations.c.sha256.in_(batch))
+            for row in writer.rows(query):
+                key = (row[0], bytes(row[1]), row[2])
+                if key in keys:
+                    found[key] = row[3], Priority(row[4])
+    return found
+
+
+def _raise(connection: Connection, raised: Mapping[int, Priority]) -> None:
+    """Make operations more urgent; one that waits for its next attempt is due at once."""
+    for priority in sorted(set(raised.values())):
+        for batch in in_batches(sorted(number for number, wanted in raised.items() if wanted == priority)):
+            locked = sa.select(operations.c.id).where(operations.c.id.in_(batch), _OPEN).order_by(operations.c.id).with_for_update()
+            ids = connection.execute(locked).scalars().all()
+            rank = sa.case((operations.c.rank == AGED, AGED), else_=RANKS[priority]) if priority else RANKS[priority]
+            connection.execute(sa.update(operations).where(operations.c.id.in_(ids)).values(priority=int(priority), rank=rank))
+            waiting = sa.update(operations).where(operations.c.id.in_(ids), in_state(State.WAITING))
+            connection.execute(waiting.values(state=State.QUEUED.value, due_at=None))
