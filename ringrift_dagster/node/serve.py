@@ -10,7 +10,8 @@ import sys
 import uvicorn
 
 from ringrift_dagster.node.agent import AgentConfig
-from ringrift_dagster.node.app import MAX_HEAD_BYTES, create_app
+from ringrift_dagster.node.app import create_app
+from ringrift_dagster.node.http import MAX_HEAD_BYTES
 
 TOKEN_VARIABLE = "RINGRIFT_NODE_TOKEN"
 MAX_CONNECTIONS = 256
