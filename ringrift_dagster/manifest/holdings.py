@@ -38,15 +38,17 @@ class Counted(NamedTuple):
     newest_game: float | None
 
 
-_Maxima = tuple[float | None, float | None, float | None]
+_Maxima = tuple[float | None, ...]
+"""One of each of _MAXIMA."""
+_NOTHING: _Maxima = (None, None, None)
 
 
 @dataclass
 class _Cell:
     replicas: int = 0
     bytes: int = 0
-    reached: _Maxima = (None, None, None)
-    left: _Maxima = (None, None, None)
+    reached: _Maxima = _NOTHING
+    left: _Maxima = _NOTHING
 
 
 class Holdings:
@@ -68,6 +70,7 @@ class Holdings:
         cell.replicas -= 1
         cell.bytes -= row.size
         cell.left = _maxima(cell.left, row)
+        cell.reached = tuple(map(_unless_left, cell.reached, _maxima(_NOTHING, row)))  # it may be what was added just before
 
     def total(self, location: int) -> tuple[int, int]:
         """By how much a location's replicas and bytes changed."""
@@ -126,6 +129,11 @@ def maxima_of(location: int, kind: str, config: str) -> dict[str, sa.ScalarSelec
 def _may_have_left(left: float | None, now: float | None, reached: float | None) -> bool:
     """Whether the maximum that stands there now was that of a replica that left, and of none that came."""
     return left is not None and now is not None and left >= now and (reached is None or reached < now)
+
+
+def _unless_left(reached: float | None, left: float | None) -> float | None:
+    """A maximum that came, unless what left was as great."""
+    return None if reached is not None and left is not None and left >= reached else reached
 
 
 def _maxima(so_far: _Maxima, row: Counted) -> _Maxima:
