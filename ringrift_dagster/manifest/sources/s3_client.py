@@ -78,6 +78,7 @@ def make_client(
         read_timeout=read_seconds,
         retries={"total_max_attempts": attempts, "mode": "standard"},
         max_pool_connections=CONNECTIONS,
+        signature_version="s3v4",  # presigned addresses too: the older form is refused by newer regions
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
