@@ -1,35 +1,217 @@
-"""How fast bytes may flow: a token bucket for every link, shared by priority."""
+"""How fast bytes may flow: a token bucket for every link, shared by priority. Who asks, and for which links, is decided elsewhere.
+
+A link is a name: `in` is what comes into this host, `from X` what comes from a location, `out` what this host serves.
+"""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from ringrift_dagster.transfer.model import Priority
 
+BURST_SECONDS = 0.05
+"""What a bucket holds, in seconds of its rate: after a rest no more than that goes through at once."""
+MIN_BURST = 64 << 10
+PIECE_SECONDS = 0.02
+MIN_PIECE = 16 << 10
+"""Bytes are let through in pieces, of so many seconds of the slowest link, or of so many bytes."""
+SLICE_SECONDS = 0.2
+"""Nobody waits longer without looking whether it was cancelled."""
+ACTIVE_SECONDS = 0.5
+"""So long after its last bytes a class counts as contending."""
+CRITICAL_SHARE = 0.7
+WEIGHTS = {Priority.HIGH: 4.0, Priority.NORMAL: 2.0, Priority.LOW: 1.0, Priority.COLD_STORAGE: 1.0}
+"""How the others share what CRITICAL leaves them. Whoever is alone has all."""
+
 
 class TokenBucket:
+    """Lets `rate` bytes a second through, and `burst` bytes at once after a rest; without a rate, everything.
+
+    In any t seconds at most rate * t + burst bytes may flow, and what was reserved last. Safe to use from several threads.
+    """
+
     def __init__(self, rate: float | None, burst: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        raise NotImplementedError
+        self.rate = rate
+        self.burst = _burst(rate, burst)
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._tokens = self.burst
+        self._at = clock()
+
+    def set(self, rate: float | None, burst: float | None = None) -> None:
+        """Another limit from now on. What was reserved before stays so."""
+        with self._lock:
+            self._fill()
+            self.rate, self.burst = rate, _burst(rate, burst)
+            self._tokens = min(self._tokens, self.burst)
 
     def reserve(self, n: int) -> float:
-        raise NotImplementedError
+        """Take `n` bytes; returns for how many seconds to wait before they flow."""
+        with self._lock:
+            self._fill()
+            if self.rate is None:
+                return 0.0
+            self._tokens -= n
+            return max(0.0, -self._tokens / self.rate)
+
+    def wait(self) -> float:
+        """For how many seconds nothing may flow, as more than there was is reserved."""
+        return self.reserve(0)
+
+    def _fill(self) -> None:
+        now = self._clock()
+        passed, self._at = max(0.0, now - self._at), now
+        self._tokens = self.burst if self.rate is None else min(self.burst, self._tokens + passed * self.rate)
+
+
+def _burst(rate: float | None, burst: float | None) -> float:
+    if rate is None:
+        return 0.0
+    return max(float(MIN_BURST), BURST_SECONDS * rate) if burst is None else burst
+
+
+class _Link:
+    """A link and the classes that contend for it: who has had the least for its weight is next (start-time fair queueing)."""
+
+    def __init__(self, rate: float | None, clock: Callable[[], float]) -> None:
+        self.bucket = TokenBucket(rate, clock=clock)
+        self._clock = clock
+        self._now_serving = 0.0
+        self._finish: dict[Priority, float] = {}
+        self._seen: dict[Priority, float] = {}
+        self._second, self._bytes, self._bytes_before = 0, 0, 0
+
+    def ahead(self, priority: Priority) -> float:
+        """How much more than its share a class has had."""
+        return max(0.0, self._finish.get(priority, 0.0) - self._now_serving)
+
+    def see(self, priority: Priority) -> None:
+        """The class wants something."""
+        self._seen[priority] = self._clock()
+
+    def pass_through(self, n: int, priority: Priority) -> None:
+        """The class has `n` bytes."""
+        start = self._now_serving + self.ahead(priority)
+        self._now_serving = start
+        self._finish[priority] = start + n / self._weight(priority)
+        self.bucket.reserve(n)
+        self._turn()
+        self._bytes += n
+
+    def flow(self) -> float:
+        """Bytes of the last whole second."""
+        self._turn()
+        return float(self._bytes_before)
+
+    def _weight(self, priority: Priority) -> float:
+        now = self._clock()
+        active = {each for each, at in self._seen.items() if now - at <= ACTIVE_SECONDS} | {priority}
+        others = sum(WEIGHTS[each] for each in active if each != Priority.CRITICAL)
+        if priority == Priority.CRITICAL:
+            return CRITICAL_SHARE if others else 1.0
+        return WEIGHTS[priority] / others * (1 - CRITICAL_SHARE if Priority.CRITICAL in active else 1.0)
+
+    def _turn(self) -> None:
+        second = int(self._clock())
+        if second != self._second:
+            self._bytes_before = self._bytes if second == self._second + 1 else 0
+            self._second, self._bytes = second, 0
+
+
+@dataclass(eq=False)
+class _Waiting:
+    links: list[_Link]
+    n: int
+    priority: Priority
+    granted: bool = field(default=False)
 
 
 class Links:
+    """The links of a host. Safe to use from several threads."""
+
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        raise NotImplementedError
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._links: dict[str, _Link] = {}
+        self._waiting: list[_Waiting] = []
 
     def set(self, name: str, rate: float | None) -> None:
-        raise NotImplementedError
+        """What a link bears, in bytes a second; None: no limit."""
+        with self._changed:
+            link = self._link(name)
+            if link.bucket.rate != rate:
+                link.bucket.set(rate)
+                self._changed.notify_all()
 
     def take(self, names: Sequence[str], n: int, priority: Priority, cancelled: Callable[[], bool]) -> None:
-        raise NotImplementedError
+        """Wait until `n` bytes may flow over all these links. Returns early when it is cancelled."""
+        piece = n
+        if (rate := self.rate(names)) is not None:
+            piece = max(MIN_PIECE, int(rate * PIECE_SECONDS))
+        while n > 0 and self._take(names, min(n, piece), priority, cancelled):
+            n -= piece
 
     def rate(self, names: Sequence[str]) -> float | None:
         """The lowest limit of these links in bytes a second; None if none has one."""
-        raise NotImplementedError
+        with self._changed:
+            rates = [link.bucket.rate for name in names if (link := self._links.get(name)) and link.bucket.rate is not None]
+        return min(rates, default=None)
 
     def rates(self) -> dict[str, tuple[float | None, float]]:
-        """Of every link its limit and what flows now, in bytes a second."""
-        raise NotImplementedError
+        """Of every link its limit, and what flowed in the last second, in bytes a second."""
+        with self._changed:
+            return {name: (link.bucket.rate, link.flow()) for name, link in self._links.items()}
+
+    def _take(self, names: Sequence[str], n: int, priority: Priority, cancelled: Callable[[], bool]) -> bool:
+        """Whether they may flow; False when it was cancelled."""
+        with self._changed:
+            mine = _Waiting([self._link(name) for name in names], n, priority)
+            self._waiting.append(mine)
+        try:
+            while True:
+                with self._changed:
+                    left = self._grant()
+                    if not mine.granted:
+                        self._changed.wait(min(SLICE_SECONDS, left))
+                    if mine.granted:
+                        return True
+                if cancelled():
+                    return False
+        finally:
+            with self._changed:
+                if not mine.granted:
+                    self._waiting.remove(mine)
+
+    def _grant(self) -> float:
+        """Let through what may flow now; returns in how many seconds more may."""
+        for each in self._waiting:
+            for link in each.links:
+                link.see(each.priority)
+        left, any_granted = SLICE_SECONDS, True
+        while any_granted:
+            any_granted = False
+            for each in sorted(self._waiting, key=_urgency):
+                wait = max((link.bucket.wait() for link in each.links), default=0.0)
+                if wait > 0:
+                    left = min(left, wait)
+                    continue
+                for link in each.links:
+                    link.pass_through(each.n, each.priority)
+                each.granted = any_granted = True
+                self._waiting.remove(each)
+                break  # what it had changes whose turn it is
+            if any_granted:
+                self._changed.notify_all()
+        return left
+
+    def _link(self, name: str) -> _Link:
+        if name not in self._links:
+            self._links[name] = _Link(None, self._clock)
+        return self._links[name]
+
+
+def _urgency(waiting: _Waiting) -> tuple[float, Priority]:
+    return max((link.ahead(waiting.priority) for link in waiting.links), default=0.0), waiting.priority
