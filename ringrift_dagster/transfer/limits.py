@@ -1,7 +1,7 @@
 """How many transfers a link bears at once: adapted to how they end, with the reason for every change.
 
-As a congestion window: one more while nearly all succeed and throughput holds, fewer when it does not. Only the numbers belong here;
-who counts on which link is `queue`'s business. A link is what goes to a location, or what comes from one.
+As a congestion window: one more while nearly all succeed and throughput holds, fewer when it does not. Only the numbers belong
+here; who counts on which link is `queue`'s business. A link is what goes to a location, or what comes from one.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The queue of operations: submitting, leasing, ending them. Durable rows of the manifest's database; many processes may use it.
 
-Every function is one transaction. What is done about an operation is the coordinator's business; how many a link bears `limits`'.
-Who holds a lease says so again before it runs out, or loses it: whoever leases next then finds the operation as it was, and the
-order that its agent was given. An end is accepted only from who holds the lease.
+Every function is one transaction, or part of its caller's. Whose turn it is `turns` knows; what is done about an operation is the
+coordinator's business, how many a link bears `limits`'. Who holds a lease says so again before it runs out, or loses it: whoever
+leases next then finds the operation as it was, and the order that its agent was given. An end is accepted only from who holds the
+lease.
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ import random
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice, takewhile
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from ringrift_dagster.manifest.schema import link_limits, operations
-from ringrift_dagster.manifest.store import Store, Writer, in_batches, upsert
-from ringrift_dagster.transfer.limits import AT_ONCE, Lanes, coming_from, going_to
+from ringrift_dagster.manifest.schema import operations
+from ringrift_dagster.manifest.store import Store, Writer, in_batches
+from ringrift_dagster.transfer import turns
+from ringrift_dagster.transfer.limits import coming_from
 from ringrift_dagster.transfer.model import Priority
 from ringrift_dagster.transfer.operations import (
     AGED,
@@ -34,16 +37,10 @@ from ringrift_dagster.transfer.operations import (
 )
 
 LEASE_SECONDS = 60.0
-AGING_SECONDS = 86_400.0
-"""Waiting for so long makes an operation go before all but CRITICAL ones."""
-AGED_AT_ONCE = 16
-"""So many at a target: what aged in bulk must not keep HIGH waiting."""
 ATTEMPTS = 6
 BACK_OFF = (5.0, 3600.0)
 """Seconds before the second attempt, doubled with each, and at most."""
 CRITICAL_BACK_OFF = 60.0
-CRITICAL_EXTRA = 4
-"""Slots at a target that only CRITICAL may use."""
 FINAL_CAUSES = frozenset({"not_sound", "would_lose_games", "occupied", "read_only", "unknown_item", "no_such_target"})
 """Trying again changes nothing: somebody has to do something first."""
 NEXT_ACTIONS = {
@@ -108,27 +105,17 @@ def lease(
     priorities: Collection[Priority] = tuple(Priority),
     seconds: float = LEASE_SECONDS,
 ) -> list[Operation]:
-    """Up to `limit` operations for a target, the most urgent first, as far as its link bears more; they are `owner`'s for `seconds`.
+    """Up to `limit` operations for a target, the most urgent first, as far as its link bears more: `owner`'s for `seconds`.
 
     What has aged is leased with any priority but CRITICAL alone.
     """
     with _transaction(store) as connection:
-        at_once = _ready(connection, target, at)
-        ranges = _ranges(priorities)
-        lanes = _lanes(connection, operations.c.target == target)
-        chosen: list[Any] = []
-        for low, high in ranges:
-            if len(chosen) >= limit:
-                break
-            for row in connection.execute(_NEXT, {"at_target": target, "low": low, "high": high, "at_most": limit - len(chosen)}):
-                room = at_once + (CRITICAL_EXTRA if row.rank == RANKS[Priority.CRITICAL] else 0)
-                if not lanes.take(row.size, room):
-                    break
-                chosen.append(row)
-        if not chosen:
-            return []
+        borne = turns.ready(connection, target, at)
+        lanes = turns.lanes(connection, operations.c.target == target)
+        following = islice(turns.following(connection, target, priorities, limit), limit)
+        chosen = list(takewhile(lambda row: lanes.take(row.size, turns.room(borne, row.rank)), following))
         for batch in in_batches([row.id for row in chosen]):
-            connection.execute(_TAKE, {"holder": owner, "until": at + seconds, "ids": list(batch)})
+            connection.execute(turns.TAKE, {"holder": owner, "until": at + seconds, "ids": list(batch)})
     return [
         replace(taken, state=State.LEASED, owner=owner, leased_until=at + seconds, leases=taken.leases + 1)
         for taken in map(operation, chosen)
@@ -161,14 +148,19 @@ def draw(store: Store, owner: str, sources: Mapping[int, str], held: Sequence[Op
     """Count each operation on its source's link; returns the ids that the links bear. The others are given back for a moment."""
     with _transaction(store) as connection:
         mine = _held(connection, owner, held)
-        sizes = {each.id: each.size for each in held}
+        drawing = sorted((each for each in held if each.id in mine and each.id in sources), key=lambda each: (each.rank, each.id))
         borne: set[int] = set()
         for source in sorted(set(sources.values())):
-            at_once = _at_once(connection, coming_from(source))
-            lanes = _lanes(connection, operations.c.source == source)
-            for number in sorted(number for number, name in sources.items() if name == source and number in mine):
-                if lanes.take(sizes[number], at_once):
-                    borne.add(number)
+            at_once = turns.at_once(connection, coming_from(source))
+            lanes = turns.lanes(connection, operations.c.source == source)
+            here = {each.id: each for each in drawing if sources[each.id] == source}
+            drawn = sa.select(operations.c.id).where(operations.c.source == source, operations.c.id.in_(here))
+            counted = set(connection.execute(drawn).scalars())
+            borne |= counted | {
+                each.id
+                for each in here.values()
+                if each.id not in counted and lanes.take(each.size, turns.room(at_once, each.rank))
+            }
         for number in sorted(borne):
             connection.execute(sa.update(operations).where(operations.c.id == number).values(source=sources[number]))
         _set_free(connection, sorted(set(sources) & mine - borne), at=at, again_in=1.0, cause="link_busy", detail=None)
@@ -176,7 +168,7 @@ def draw(store: Store, owner: str, sources: Mapping[int, str], held: Sequence[Op
 
 
 def complete(writer: Writer, held: Operation, brought: Brought, *, at: float) -> bool:
-    """End an operation that was done, within a transaction that records what came of it. False if the lease is not held any more."""
+    """End an operation that was done, in the transaction that records what came of it. False if its lease is not held any more."""
     if not _held(writer.connection, held.owner or "", [held]):
         return False
     values: dict[str, Any] = {
@@ -332,111 +324,6 @@ def _transaction(store: Store) -> Iterator[Connection]:
     """One that writes, without waiting for whoever writes the manifest where the database can do so."""
     with store.engine.connect().execution_options(ringrift_writes=True) as connection, connection.begin():
         yield connection
-
-
-_NEXT = (
-    sa.select(*COLUMNS)
-    .where(
-        in_state(State.QUEUED),
-        operations.c.target == sa.bindparam("at_target"),
-        operations.c.rank >= sa.bindparam("low"),
-        operations.c.rank <= sa.bindparam("high"),
-    )
-    .order_by(operations.c.rank, operations.c.id)
-    .limit(sa.bindparam("at_most"))
-    .with_for_update(skip_locked=True)
-)
-_TAKE = (
-    sa.update(operations)
-    .where(operations.c.id.in_(sa.bindparam("ids", expanding=True)))
-    .values(
-        state=State.LEASED.value, owner=sa.bindparam("holder"), leased_until=sa.bindparam("until"),
-        leases=operations.c.leases + 1,
-    )
-)  # fmt: skip
-
-
-def _oldest(rank: int) -> sa.ScalarSelect[Any]:
-    """When the first of a rank at the target was submitted."""
-    here = (in_state(State.QUEUED), operations.c.target == sa.bindparam("at_target"), operations.c.rank == rank)
-    return sa.select(operations.c.submitted_at).where(*here).order_by(operations.c.id).limit(1).scalar_subquery()
-
-
-_YOUNG = tuple(rank for priority, rank in RANKS.items() if priority > Priority.HIGH)
-_LOOK = (
-    sa.select(
-        link_limits.c.at_once,
-        sa.select(sa.literal(1)).where(in_state(State.WAITING), operations.c.due_at <= sa.bindparam("now")).exists(),
-        sa.select(sa.literal(1)).where(in_state(State.LEASED), operations.c.target == sa.bindparam("at_target"),
-                                       operations.c.leased_until <= sa.bindparam("now")).exists(),
-        *map(_oldest, _YOUNG),
-    )
-    .where(link_limits.c.name == sa.bindparam("link"))
-    .with_for_update(of=link_limits)
-)  # fmt: skip
-"""How much a target bears, and whether anything is due there before the next lease. Who has this row leases alone."""
-
-
-def _ready(connection: Connection, target: str, at: float) -> int:
-    """Wake what is due, take back what its holder left, let what waited for too long go ahead; returns what the target bears."""
-    given = {"at_target": target, "now": at, "link": going_to(target)}
-    found = connection.execute(_LOOK, given).one_or_none()
-    if found is None:
-        _at_once(connection, going_to(target))
-        found = connection.execute(_LOOK, given).one()
-    at_once, due, expired, *oldest = found
-    if due:
-        woken = _skipping_locked(in_state(State.WAITING), operations.c.due_at <= at)
-        connection.execute(sa.update(operations).where(operations.c.id.in_(woken)).values(state=State.QUEUED, due_at=None))
-    if expired:
-        left = _skipping_locked(in_state(State.LEASED), operations.c.target == target, operations.c.leased_until <= at)
-        free = {"state": State.QUEUED, "owner": None, "leased_until": None, "source": None}
-        connection.execute(sa.update(operations).where(operations.c.id.in_(left)).values(free))
-    if any(first is not None and first <= at - AGING_SECONDS for first in oldest):
-        _age(connection, target, at)
-    return at_once
-
-
-def _age(connection: Connection, target: str, at: float) -> None:
-    here = (in_state(State.QUEUED), operations.c.target == target)
-    aged = connection.execute(sa.select(sa.func.count()).where(*here, operations.c.rank == AGED)).scalar_one()
-    if aged < AGED_AT_ONCE:
-        old = _skipping_locked(*here, operations.c.rank > RANKS[Priority.HIGH], operations.c.submitted_at <= at - AGING_SECONDS)
-        oldest = old.order_by(None).order_by(operations.c.id).limit(AGED_AT_ONCE - aged)
-        connection.execute(sa.update(operations).where(operations.c.id.in_(oldest)).values(rank=AGED))
-
-
-def _skipping_locked(*conditions: sa.ColumnElement[bool]) -> sa.Select[Any]:
-    return sa.select(operations.c.id).where(*conditions).order_by(operations.c.id).with_for_update(skip_locked=True)
-
-
-def _ranges(priorities: Collection[Priority]) -> list[tuple[int, int]]:
-    """The ranks that may be leased, as ranges, the most urgent first."""
-    ranks = sorted({RANKS[priority] for priority in priorities} | ({AGED} if set(priorities) - {Priority.CRITICAL} else set()))
-    every = [AGED, *RANKS.values()]
-    ranges: list[tuple[int, int]] = []
-    for rank in ranks:
-        if ranges and not any(ranges[-1][1] < other < rank for other in every):
-            ranges[-1] = ranges[-1][0], rank
-        else:
-            ranges.append((rank, rank))
-    return ranges
-
-
-def _at_once(connection: Connection, link: str) -> int:
-    """What a link bears; who asks has it for himself until his transaction ends."""
-    query = sa.select(link_limits.c.at_once).where(link_limits.c.name == link).with_for_update()
-    known = connection.execute(query).scalar_one_or_none()
-    if known is None:
-        connection.execute(upsert(connection, link_limits).values(name=link, at_once=AT_ONCE).on_conflict_do_nothing())
-        known = connection.execute(query).scalar_one()
-    return known
-
-
-def _lanes(connection: Connection, on_link: sa.ColumnElement[bool]) -> Lanes:
-    """What is on a link now."""
-    sizes = sa.select(*Lanes.COUNTED).where(in_state(State.LEASED), on_link)
-    return Lanes(*connection.execute(sizes).one())
 
 
 def _held(connection: Connection, owner: str, held: Iterable[Operation]) -> set[int]:
