@@ -35,10 +35,17 @@ ROLL_UP_FRESHNESS = dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=2
 
 
 def config_check(name: str, asset: str, description: str, *, blocking: bool = False) -> dg.AssetCheckSpec:
-    """A check with one result a config.
+    """A check with one result a config."""
+    return partitioned_check(name, asset, description, CONFIGS, blocking=blocking)
+
+
+def partitioned_check(
+    name: str, asset: str, description: str, partitions: dg.PartitionsDefinition, *, blocking: bool = False
+) -> dg.AssetCheckSpec:
+    """A check with one result a partition.
 
     Partitioned checks are in preview in this Dagster; this is the one place that relies on them.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.PreviewWarning)
-        return dg.AssetCheckSpec(name, asset=asset, description=description, blocking=blocking, partitions_def=CONFIGS)
+        return dg.AssetCheckSpec(name, asset=asset, description=description, blocking=blocking, partitions_def=partitions)

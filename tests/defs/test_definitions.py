@@ -12,6 +12,9 @@ import dagster as dg
 import pytest
 import yaml
 
+from ringrift_dagster.games.config import CONFIG_KEYS
+from ringrift_dagster.transfer.model import Priority
+
 PROJECT = Path(__file__).parents[2]
 SNAPSHOT = Path(__file__).with_name("asset_graph.json")
 
@@ -58,6 +61,7 @@ def test_sensors_and_schedules_run_without_being_switched_on(location: dg.Defini
         "host_change_sensor",
         "manifest_refresh_sensor",
         "new_selfplay_sensor",
+        "replication_queue_sensor",
         "training_data_automation",
     }
     assert {sensor.default_status for sensor in location.sensors or []} == {dg.DefaultSensorStatus.RUNNING}
@@ -80,13 +84,12 @@ def test_dagster_yaml_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
         limits = instance.get_concurrency_config().run_queue_config
         assert limits is not None
-        assert limits.max_concurrent_runs == 4
-        one_a_partition = {
-            "key": "dagster/partition",
-            "value": {"applyLimitPerUniqueValue": True},
-            "limit": 1,
-        }
-        assert one_a_partition in limits.tag_concurrency_limits
+        by_tag = {(each["key"], str(each["value"])): each["limit"] for each in limits.tag_concurrency_limits}
+        assert {value for (key, value), limit in by_tag.items() if key == "dagster/partition" and limit == 1} == set(CONFIG_KEYS)
+        classes = {value: limit for (key, value), limit in by_tag.items() if key == "ringrift/op_class"}
+        assert Priority.CRITICAL.name not in classes
+        assert {priority.name for priority in Priority if priority} <= set(classes)
+        assert sum(classes.values()) < limits.max_concurrent_runs
         assert not instance.telemetry_enabled
         assert not instance.nux_enabled
 

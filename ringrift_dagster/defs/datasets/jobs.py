@@ -14,6 +14,7 @@ training_data_job = dg.define_asset_job(
     "training_data_job",
     selection=["selfplay_databases", "canonical_games", "training_npz"],
     description="Self-play databases of one config, through the canonical gate, into its training set.",
+    tags={"ringrift/op_class": "PIPELINE"},
 )
 
 

@@ -9,5 +9,6 @@ training_data_automation = dg.AutomationConditionSensorDefinition(
     target=["canonical_games", "training_npz", "freshness_report"],
     default_status=dg.DefaultSensorStatus.RUNNING,
     minimum_interval_seconds=30,
+    run_tags={"ringrift/op_class": "PIPELINE"},
     description="Rebuilds what was made of something that changed, whoever changed it.",
 )

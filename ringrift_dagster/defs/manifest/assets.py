@@ -1,4 +1,4 @@
-"""`data_manifest`: what is where, after asking everybody; and `host_replicas`: what each host holds."""
+"""`data_manifest`: what is where, after asking everybody."""
 
 import time
 from typing import Any
@@ -7,7 +7,6 @@ import dagster as dg
 
 from ringrift_dagster.cluster.hosts import HostsFileError
 from ringrift_dagster.defs.manifest.checks import LIMIT, PROMISES, dangers, verdicts
-from ringrift_dagster.defs.partitions import HOSTS
 from ringrift_dagster.defs.policies import OWNERS, RETRY, ROLL_UP_FRESHNESS
 from ringrift_dagster.defs.presentation import moment, table
 from ringrift_dagster.defs.resources import PlaneResource
@@ -21,21 +20,6 @@ from ringrift_dagster.manifest.refresh import Refreshed
 from ringrift_dagster.manifest.store import Store
 
 NAME = "data_manifest"
-REPLICAS = "host_replicas"
-
-host_replicas = dg.AssetSpec(
-    REPLICAS,
-    deps=[NAME],
-    partitions_def=HOSTS,
-    group_name="replication",
-    kinds={"report"},
-    owners=OWNERS,
-    tags={"ringrift/layer": "replication"},
-    description=(
-        "What each host of the hosts file holds. Every change of a host's liveness or holdings is observed here; "
-        "what is where in full, and whether it is enough, `data_manifest` tells."
-    ),
-)
 
 
 @dg.asset(

@@ -11,8 +11,8 @@ from typing import Any, Self
 import dagster as dg
 
 from ringrift_dagster.cluster.hosts import HostsFileError
-from ringrift_dagster.defs.manifest.assets import REPLICAS, strangers_table
-from ringrift_dagster.defs.manifest.events import events, is_urgent
+from ringrift_dagster.defs.manifest.assets import strangers_table
+from ringrift_dagster.defs.manifest.events import REPLICAS, events, is_urgent
 from ringrift_dagster.defs.partitions import HOSTS
 from ringrift_dagster.defs.presentation import table
 from ringrift_dagster.defs.resources import PlaneResource

@@ -1,0 +1,101 @@
+"""`replication_queue_sensor`: what waits in the queue becomes runs, one a host and priority class. It moves nothing itself."""
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import dagster as dg
+
+from ringrift_dagster.cluster.hosts import HostsFileError
+from ringrift_dagster.cluster.topology import Cluster
+from ringrift_dagster.defs.partitions import HOSTS
+from ringrift_dagster.defs.replication.classes import REPLICATION_TAG, tags_of
+from ringrift_dagster.defs.replication.jobs import cold_storage_job, replication_job
+from ringrift_dagster.defs.resources import PlaneResource
+from ringrift_dagster.transfer.model import Priority
+from ringrift_dagster.transfer.queue import pending
+from ringrift_dagster.transfer.targets import buckets, carriers
+
+WAIT_SECONDS = 40.0
+"""A tick waits so long for work: what is submitted meanwhile is seen at once, not in the next tick. Dagster allows 60."""
+POLL_SECONDS = 0.25
+AGAIN_SECONDS = 60.0
+"""After a run that failed, its host and class rest so long: the operations wait anyway."""
+UNFINISHED = [
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+
+class Demand(NamedTuple):
+    """Operations of a class that wait for a run. `host` is None for the bucket."""
+
+    priority: Priority
+    host: str | None
+    target: str
+
+
+@dg.sensor(jobs=[replication_job, cold_storage_job], minimum_interval_seconds=5, default_status=dg.DefaultSensorStatus.RUNNING)
+def replication_queue_sensor(context: dg.SensorEvaluationContext, plane: PlaneResource) -> dg.SensorResult:
+    """Starts a run for each host and priority class that has operations waiting and no run under way, the urgent first.
+
+    A tick lasts until there is such work, 40 seconds at most. A run that is under way takes what comes for its class by itself.
+    """
+    try:
+        cluster = plane.cluster()
+    except HostsFileError as error:
+        return dg.SensorResult(skip_reason=f"nothing can be moved: {error.problems[0]}")
+    deadline = time.monotonic() + WAIT_SECONDS
+    pause = threading.Event()
+    with plane.manifest() as store:
+        while True:
+            waiting = pending(store, at=time.time())
+            wanted = [demand for demand in demands(waiting, cluster) if not _is_taken_care_of(context.instance, demand)]
+            if wanted:
+                return _runs(context.instance, wanted)
+            if time.monotonic() >= deadline:
+                count = sum(waiting.values())
+                return dg.SensorResult(skip_reason=f"{count} operations wait, for runs under way" if count else "nothing waits")
+            pause.wait(POLL_SECONDS if not waiting else 1.0)
+
+
+def demands(waiting: Mapping[tuple[str, Priority], int], cluster: Cluster) -> Iterator[Demand]:
+    """What runs the waiting operations need, the urgent first. None for places that the hosts file does not name any more: the
+    planner ends such operations."""
+    hosts, named = carriers(cluster), set(buckets(cluster))
+    for priority, target in sorted({(priority, target) for target, priority in waiting}):
+        if target in named:
+            yield Demand(priority, None, target)
+        elif target in hosts:
+            yield Demand(priority, hosts[target], target)
+
+
+def _is_taken_care_of(instance: dg.DagsterInstance, demand: Demand) -> bool:
+    """Whether a run for it is under way, or failed just now."""
+    tag = {REPLICATION_TAG: tags_of(demand.host or demand.target, demand.priority)[REPLICATION_TAG]}
+    records = instance.get_run_records(dg.RunsFilter(tags=tag), limit=1)
+    if not records:
+        return False
+    if records[0].dagster_run.status in UNFINISHED:
+        return True
+    failed = records[0].dagster_run.status == dg.DagsterRunStatus.FAILURE
+    return failed and time.time() - (records[0].end_time or 0.0) < AGAIN_SECONDS
+
+
+def _runs(instance: dg.DagsterInstance, wanted: list[Demand]) -> dg.SensorResult:
+    """A run for each, and the partitions that they need."""
+    requests, asked = [], set()
+    for demand in wanted:
+        tags = tags_of(demand.host or demand.target, demand.priority)
+        if tags[REPLICATION_TAG] in asked:
+            continue
+        asked.add(tags[REPLICATION_TAG])
+        job = replication_job if demand.host else cold_storage_job
+        requests.append(dg.RunRequest(job_name=job.name, partition_key=demand.host, tags=tags))
+    there = set(instance.get_dynamic_partitions(HOSTS.name or ""))
+    new = sorted({demand.host for demand in wanted if demand.host} - there)
+    return dg.SensorResult(run_requests=requests, dynamic_partitions_requests=[HOSTS.build_add_request(new)] if new else [])

@@ -1,0 +1,29 @@
+"""Who carries out what is wanted at a place: the host whose agent serves it. Names only; `agents` talks to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ringrift_dagster.cluster.topology import Cluster, Place
+
+
+def carriers(cluster: Cluster) -> dict[str, str]:
+    """Every place that an agent can write to, and that agent's host: itself, a drive's, the first that mounts a share."""
+    return {place.name: place.hosts[0] for place in cluster.locations() if place.hosts}
+
+
+def served_by(cluster: Cluster, host: str) -> list[str]:
+    """The places that a host's agent carries for, the host itself first."""
+    places = [place for place, carrier in carriers(cluster).items() if carrier == host]
+    return sorted(places, key=lambda place: (place != host, place))
+
+
+def buckets(cluster: Cluster) -> tuple[str, ...]:
+    """The buckets, which no agent carries for."""
+    return tuple(place.name for place in cluster.locations() if place.kind == "s3")
+
+
+def place_of(cluster: Cluster, name: str) -> Place | None:
+    """What the hosts file says of a place."""
+    places: Mapping[str, Place] = {place.name: place for place in cluster.locations()}
+    return places.get(name)
