@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from ringrift_dagster.cluster.topology import (
     SharedFileSystem,
     SyncRouting,
     Thresholds,
+    TransportPreference,
     resolved_bandwidth,
 )
 
@@ -83,6 +85,7 @@ class _HostsFile(BaseModel):
     p2p_voters: tuple[Name, ...] = ()
     provider_timeouts: dict[Text, ProviderTimeouts] = Field(default_factory=dict)
     shared_storage: tuple[SharedFileSystem, ...] = ()
+    transports: tuple[TransportPreference, ...] = ()
     hosts: dict[str, Host]
 
     @field_validator("hosts", mode="before")
@@ -129,6 +132,7 @@ def _cluster(path: Path, document: Located, content: _HostsFile, drives: tuple[D
         drives=drives,
         s3=routing.s3,
         shared=(*routing.shared_storage, *content.shared_storage),
+        transports=content.transports,
         thresholds=Thresholds.model_validate({name: getattr(routing, name) for name in Thresholds.model_fields}),
         auto_sync=content.auto_sync,
         elo_sync=content.elo_sync,
@@ -194,6 +198,7 @@ def _coordinator(document: Located, content: _HostsFile) -> tuple[str | None, li
 
 def _warnings(document: Located, content: _HostsFile) -> Iterator[Problem]:
     yield from _unknown_hosts(document, content)
+    yield from _idle_preferences(document, content)
     yield from _placeholders(document)
     yield from _same_agent(document, content)
     limits = content.sync_routing
@@ -230,6 +235,16 @@ def _references(content: _HostsFile) -> Iterator[tuple[Where, str | None]]:
     for name, host in content.hosts.items():
         yield ("hosts", name, "relay_primary"), host.relay_primary
         yield ("hosts", name, "relay_secondary"), host.relay_secondary
+
+
+def _idle_preferences(document: Located, content: _HostsFile) -> Iterator[Problem]:
+    for index, rule in enumerate(content.transports):
+        providers = {host.provider for host in content.hosts.values()}
+        for field, words, known in (("hosts", rule.hosts, set(content.hosts)), ("providers", rule.providers, providers)):
+            for number, word in enumerate(words):
+                if not any(fnmatchcase(name, word) if field == "hosts" else name == word for name in known):
+                    where = ("transports", index, field, number)
+                    yield Problem(document.line(where), where, f"{word} fits no host")
 
 
 def _placeholders(document: Located) -> Iterator[Problem]:

@@ -121,6 +121,25 @@ class SharedFileSystem(Section):
     hosts: tuple[Name, ...] = ()
 
 
+class TransportPreference(Section):
+    """By what a receiving host gets items, the best first: the first of the section `transports` that fits holds.
+
+    The project's own section, as well. `hosts` are patterns of names; what is not given fits everything.
+    """
+
+    prefer: Annotated[tuple[Literal["shared", "http", "s3", "rsync", "aria2", "bittorrent"], ...], Field(min_length=1)]
+    hosts: tuple[Text, ...] = ()
+    providers: tuple[Text, ...] = ()
+    types: tuple[Literal["GAME_DB", "CANONICAL_GAMES", "NPZ", "CHECKPOINT", "MODEL"], ...] = ()
+
+    @field_validator("prefer")
+    @classmethod
+    def _each_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError("names a transport twice")
+        return names
+
+
 class SyncRouting(Thresholds):
     """Section `sync_routing`: the thresholds, who takes part, and places that are no hosts."""
 
@@ -194,6 +213,7 @@ class Cluster(BaseModel):
     drives: tuple[Drive, ...] = ()
     s3: S3Place | None = None
     shared: tuple[SharedFileSystem, ...] = ()
+    transports: tuple[TransportPreference, ...] = ()
     thresholds: Thresholds = Thresholds()
     auto_sync: AutoSync = AutoSync()
     elo_sync: EloSync = EloSync()

@@ -97,7 +97,7 @@ def drop(writer: Writer, location: str, sha256: str, path: str | None = None, *,
 class _Change:
     """Changes of one location's replicas, with the counters that follow."""
 
-    def __init__(self, writer: Writer, place: sa.Row[Any]) -> None:
+    def __init__(self, writer: Writer, place: Any) -> None:
         self.writer = writer
         self.place = place
         self.holdings = Holdings()
@@ -136,7 +136,7 @@ class _Change:
         self.writer.touched = True
 
 
-def _place(writer: Writer, name: str) -> sa.Row[Any]:
+def _place(writer: Writer, name: str) -> Any:
     row = writer.connection.execute(sa.select(locations.c.id, locations.c.name).where(locations.c.name == name)).one_or_none()
     if row is None:
         raise KeyError(name)

@@ -5,13 +5,16 @@ Whatever the other side sends, this bounds it: time, bytes, shape. What is done 
 
 from __future__ import annotations
 
+import http.client
 import time
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import TypeVar
 from urllib.parse import urlencode
 
 import orjson
 import urllib3
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util import Timeout, parse_url
 
 from ringrift_dagster.manifest.inventory import Name, RelativePath, Seconds
@@ -21,10 +24,12 @@ T = TypeVar("T", bound=BaseModel)
 CONNECT_SECONDS = 2.0
 ANSWER_SECONDS = 10.0
 """For an answer that has nothing to wait for."""
+POST_SECONDS = 30.0
+"""For an order, which may be long and is made durable before the answer."""
 HASHING_SECONDS = 600.0
 """For an answer that needs an item to be read whole."""
 MAX_ANSWER_BYTES = 16 << 20
-CONNECTIONS = 16
+CONNECTIONS = 64
 _READ_BYTES = 1 << 18
 
 
@@ -86,37 +91,138 @@ class PartSent(_Answer):
 
 
 class AgentClient:
-    """The agent at `url`, which has to call itself `name`."""
+    """The agent at `url`, which has to call itself `name`.
 
-    def __init__(self, url: str, token: str | None, name: str) -> None: ...
+    Every call raises AgentSilent when no usable answer came in time, and AgentRefused when the agent does not do it.
+    """
+
+    def __init__(self, url: str, token: str | None, name: str) -> None:
+        self.url = url.rstrip("/")
+        self.name = name
+        self._headers = {"accept": "application/json"} | ({"authorization": f"Bearer {token}"} if token else {})
+        self._pool, self._prefix = self._connect()
 
     def health(self, *, timeout: float = ANSWER_SECONDS) -> Health:
-        """How it is. Raises AgentSilent, also when another host answers there."""
-        raise NotImplementedError
+        """How it is. Another host that answers there is no answer."""
+        told = self._parsed(Health, self._request("GET", "/v1/health", timeout))
+        if told.node != self.name:
+            raise AgentSilent("wrong_node", f"{told.node!r} answers instead of {self.name!r}")
+        return told
 
     def post(self, order: Order) -> Progress:
-        """Give it an order; the same again changes nothing. Raises AgentSilent and AgentRefused."""
-        raise NotImplementedError
+        """Give it an order; the same again changes nothing."""
+        return self._parsed(Progress, self._request("POST", "/v1/pulls", POST_SECONDS, order.model_dump_json().encode()))
 
     def get(self, id: str, *, wait: float = 0.0, version: int | None = None) -> Progress | None:
         """How far an order is, None if it knows none; waits up to `wait` seconds for another version than the given one."""
-        raise NotImplementedError
+        query = {"wait": f"{wait:.3f}"} | ({} if version is None else {"version": str(version)})
+        return self._pull("GET", f"{id}?{urlencode(query)}", ANSWER_SECONDS + wait)
 
     def cancel(self, id: str) -> Progress | None:
         """End an order; None if it knows none."""
-        raise NotImplementedError
+        return self._pull("DELETE", id, ANSWER_SECONDS)
 
     def prove(self, sha256: str, *, timeout: float = HASHING_SECONDS) -> Proof:
         """Have it hash an item again, now."""
-        raise NotImplementedError
+        return self._parsed(Proof, self._request("POST", "/v1/proofs", timeout, orjson.dumps({"sha256": sha256})))
 
     def drop(self, id: str, sha256: str, root: str) -> Dropped:
         """Have it remove an item from a root; the same id again changes nothing."""
-        raise NotImplementedError
+        body = orjson.dumps({"id": id, "sha256": sha256, "root": root})
+        return self._parsed(Dropped, self._request("POST", "/v1/drops", HASHING_SECONDS, body))
 
-    def upload(self, sha256: str, url: str, start: int, length: int, headers: dict[str, str], *, timeout: float) -> PartSent:
+    def upload(self, sha256: str, url: str, start: int, length: int, headers: Mapping[str, str], *, timeout: float) -> PartSent:
         """Have it put a range of an item to a presigned address."""
-        raise NotImplementedError
+        body = orjson.dumps({"sha256": sha256, "url": url, "start": start, "length": length, "headers": dict(headers)})
+        return self._parsed(PartSent, self._request("POST", "/v1/uploads", timeout, body))
 
     def close(self) -> None:
         """Close its connections."""
+        self._pool.close()
+
+    def _connect(self) -> tuple[HTTPConnectionPool, str]:
+        try:
+            place = parse_url(self.url)
+            port = place.port
+        except (urllib3.exceptions.LocationParseError, ValueError):
+            raise AgentSilent("unreachable", f"not an address: {self.url!r}") from None
+        if place.scheme not in ("http", "https") or not place.host:
+            raise AgentSilent("unreachable", f"not an address: {self.url!r}")
+        pool = HTTPSConnectionPool if place.scheme == "https" else HTTPConnectionPool
+        return pool(place.host.strip("[]"), port, maxsize=CONNECTIONS, retries=False), (place.path or "").rstrip("/")
+
+    def _pull(self, method: str, path: str, timeout: float) -> Progress | None:
+        try:
+            return self._parsed(Progress, self._request(method, f"/v1/pulls/{path}", timeout))
+        except AgentRefused as refusal:
+            if refusal.status == 404:
+                return None
+            raise
+
+    def _request(self, method: str, path: str, timeout: float, body: bytes | None = None) -> bytes:
+        deadline = time.monotonic() + timeout
+        try:
+            answer = self._pool.urlopen(
+                method,
+                self._prefix + path,
+                body=body,
+                headers={**self._headers, **({"content-type": "application/json"} if body else {})},
+                timeout=Timeout(connect=min(CONNECT_SECONDS, timeout), total=timeout),
+                redirect=False,
+                retries=False,
+                preload_content=False,
+                decode_content=False,
+            )
+            text = _body(answer, deadline)
+        except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError) as error:
+            raise _translated(error) from None
+        if answer.status >= 500:
+            raise AgentSilent("server_error", f"HTTP {answer.status} {_told(text)[1]}".strip())
+        if not 200 <= answer.status < 300:
+            raise AgentRefused(answer.status, *_told(text))
+        return text
+
+    def _parsed(self, model: type[T], text: bytes) -> T:
+        try:
+            return model.model_validate_json(text)
+        except (ValidationError, RecursionError) as error:
+            raise AgentSilent("bad_answer", str(error)) from None
+
+
+def _body(answer: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
+    """The whole body. A connection is used again only if all of it was read."""
+    text = bytearray()
+    try:
+        while part := answer.read1(_READ_BYTES, decode_content=False):  # type: ignore[attr-defined]
+            text += part
+            if len(text) > MAX_ANSWER_BYTES:
+                raise AgentSilent("bad_answer", f"an answer of more than {MAX_ANSWER_BYTES} bytes")
+            if time.monotonic() > deadline:
+                raise AgentSilent("timeout", "no whole answer in time")
+    except BaseException:
+        answer.close()
+        raise
+    answer.release_conn()
+    return bytes(text)
+
+
+def _told(text: bytes) -> tuple[str, str]:
+    """The code and the detail of a refusal."""
+    try:
+        told = orjson.loads(text[:_READ_BYTES])
+    except orjson.JSONDecodeError:
+        told = None
+    if not isinstance(told, dict):
+        return "error", ""
+    return str(told.get("error") or "error")[:50], str(told.get("detail") or "")[:300]
+
+
+def _translated(error: Exception) -> AgentSilent:
+    reason = error.__cause__ or error.__context__
+    if isinstance(error, urllib3.exceptions.NewConnectionError):  # to urllib3 a kind of timeout
+        return AgentSilent("refused" if isinstance(reason, ConnectionRefusedError) else "unreachable", str(reason or error))
+    if isinstance(error, urllib3.exceptions.TimeoutError | TimeoutError):
+        return AgentSilent("timeout", "no whole answer in time")
+    if isinstance(error, urllib3.exceptions.NameResolutionError | urllib3.exceptions.SSLError | urllib3.exceptions.ProxyError):
+        return AgentSilent("unreachable", str(error))
+    return AgentSilent("server_error", str(error))
