@@ -20,6 +20,7 @@ MIN_PIECE = 16 << 10
 """Bytes are let through in pieces, of so many seconds of the slowest link, or of so many bytes."""
 SLICE_SECONDS = 0.2
 """Nobody waits longer without looking whether it was cancelled."""
+_SHORTEST = 0.001
 ACTIVE_SECONDS = 0.5
 """So long after its last bytes a class counts as contending."""
 CRITICAL_SHARE = 0.7
@@ -175,7 +176,7 @@ class Links:
                 with self._changed:
                     left = self._grant()
                     if not mine.granted:
-                        self._changed.wait(min(SLICE_SECONDS, left))
+                        self._changed.wait(max(_SHORTEST, left))
                     if mine.granted:
                         return True
                 if cancelled():
