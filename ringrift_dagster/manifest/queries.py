@@ -6,7 +6,7 @@ that cannot be reached in `orphans`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ from ringrift_dagster.manifest.schema import (
     untracked,
 )
 from ringrift_dagster.manifest.states import ARCHIVED, Liveness, ReplicaState
-from ringrift_dagster.manifest.store import Store
+from ringrift_dagster.manifest.store import Store, in_batches
 
 MAX_MATCHES = 10
 
@@ -103,7 +103,8 @@ class RankedSource:
 
 
 _FAR = float("inf")
-RANKS = ("shared file system in place", "already there", "same rack", "same provider", "lowest latency", "any")
+SILENT = "does not answer"
+RANKS = ("shared file system in place", "already there", "same rack", "same provider", "lowest latency", "any", SILENT)
 
 
 @dataclass(frozen=True)
@@ -185,15 +186,42 @@ def best_sources(store: Store, sha256: str, host: str) -> list[RankedSource]:
     locations stand, and whether they answer, is remembered until the manifest changes.
     """
     known = store.remembered("map of locations", lambda: _map(store))
-    target = known.find(host)
-    ranked = []
-    for location_id, path in store.prepared("available copies", _available_copies).rows({"sha256": bytes.fromhex(sha256)}):
-        place = known.places.get(location_id)
-        if place is not None and place.online:
-            rank = _rank(place, (location_id, host) in known.mounts, host, target)
-            ranked.append((rank, _FAR if place.latency is None else place.latency, place.name, path, place))
-    ranked.sort(key=itemgetter(0, 1, 2, 3))
-    return [RankedSource(place.name, place.kind, path, place.via, RANKS[rank], place.latency) for rank, _, _, path, place in ranked]
+    copies = store.prepared("available copies", _available_copies).rows({"sha256": bytes.fromhex(sha256)})
+    return [source for source in _ranked(known, copies, host) if source.why != SILENT]
+
+
+def sources_of(store: Store, sha256s: Iterable[str], host: str) -> dict[str, list[RankedSource]]:
+    """As `best_sources`, for many items at once; last come copies at places that do not answer, which may be had in other ways."""
+    known = store.remembered("map of locations", lambda: _map(store))
+    found: dict[str, list[tuple[int, str]]] = {sha256: [] for sha256 in sha256s}
+    copies = sa.select(items.c.sha256, replicas.c.location_id, replicas.c.path).join_from(items, replicas)
+    available = copies.where(replicas.c.state == sa.literal_column(f"'{ReplicaState.AVAILABLE}'"))
+    with store.reading() as connection:
+        for batch in in_batches([bytes.fromhex(sha256) for sha256 in found]):
+            for digest, location_id, path in connection.execute(available.where(items.c.sha256.in_(batch))):
+                found[digest.hex()].append((location_id, path))
+    return {sha256: _ranked(known, copies, host) for sha256, copies in found.items()}
+
+
+def items_of(store: Store, sha256s: Iterable[str]) -> dict[str, Item]:
+    """Items by their hashes; those that the manifest does not know are left out."""
+    found = {}
+    with store.reading() as connection:
+        for batch in in_batches([bytes.fromhex(sha256) for sha256 in sha256s]):
+            for row in connection.execute(sa.select(*_ITEM).where(items.c.sha256.in_(batch))):
+                found[row[0].hex()] = _item(row)
+    return found
+
+
+def chunk_tables_of(store: Store, sha256s: Iterable[str]) -> dict[str, bytes]:
+    """As `chunk_table`, for many items at once; those without one are left out."""
+    found = {}
+    tables = sa.select(items.c.sha256, chunk_tables.c.digests).join_from(chunk_tables, items)
+    with store.reading() as connection:
+        for batch in in_batches([bytes.fromhex(sha256) for sha256 in sha256s]):
+            for digest, table in connection.execute(tables.where(items.c.sha256.in_(batch))):
+                found[digest.hex()] = table
+    return found
 
 
 def items_by_quality(
@@ -367,7 +395,22 @@ def _available_copies() -> sa.Select[*tuple[Any, ...]]:
     )
 
 
+def _ranked(known: _Map, copies: Iterable[Sequence[Any]], host: str) -> list[RankedSource]:
+    """Copies, by location and path, the best for a host first."""
+    target = known.find(host)
+    ranked = []
+    for location_id, path in copies:
+        place = known.places.get(location_id)
+        if place is not None:
+            rank = _rank(place, (location_id, host) in known.mounts, host, target)
+            ranked.append((rank, _FAR if place.latency is None else place.latency, place.name, path, place))
+    ranked.sort(key=itemgetter(0, 1, 2, 3))
+    return [RankedSource(place.name, place.kind, path, place.via, RANKS[rank], place.latency) for rank, _, _, path, place in ranked]
+
+
 def _rank(place: _Place, mounted: bool, host: str, target: _Place | None) -> int:
+    if not place.online:
+        return RANKS.index(SILENT)
     if mounted:
         return 0
     if place.name == host:
