@@ -19,10 +19,12 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
-from ringrift_dagster.manifest.inventory import CHUNK_SIZE, Cursor, FoundItem, Gone, Inventory, NoAnswer
+from ringrift_dagster.manifest.inventory import CHUNK_SIZE, Cursor, FoundItem, Gone, Inventory, ItemType, NoAnswer, Soundness
 from ringrift_dagster.manifest.sources import hashing, tree_scan, tree_walk
 from ringrift_dagster.manifest.sources import tree as tree_module
+from ringrift_dagster.manifest.sources.hashing import Hashed, hash_file
 from ringrift_dagster.manifest.sources.layouts import DRIVE, HOME, NODE, drive
+from ringrift_dagster.manifest.sources.probe import Facts, probe
 from ringrift_dagster.manifest.sources.tree import ContentChanged, DiskSource, TreeInventory, mark_location
 
 NPZ = Path(__file__).parents[1] / "data" / "damaged" / "base_ok.npz"
@@ -567,3 +569,89 @@ def test_a_pass_that_takes_long_goes_on_behind_the_answers(root: Path, monkeypat
     release.set()
     told = source.read(Cursor(told.epoch, told.cursor), 20)
     assert (told.full, len(told.found), told.pending) == (True, 2, 0)
+
+
+def published(root: Path, path: str, content: bytes) -> tuple[Hashed, Facts]:
+    """A file as whoever published it knows it: just now, under its name."""
+    file = put(root / path, content, age=0.0)
+    hashed = hash_file(str(file))
+    return hashed, probe(file, ItemType.MODEL, path, sha256=hashed.sha256)
+
+
+def test_what_was_published_is_told_and_served_at_once_and_never_hashed_again(root: Path) -> None:
+    tree = node(root)
+    before = after(tree)
+    hashed, facts = published(root, "models/hex8_2p_1.onnx", b"published")
+    assert tree.adopt("models/hex8_2p_1.onnx", hashed, facts)
+    (item,) = tree.inventory(Cursor(before.epoch, before.cursor)).found
+    assert (item.path, item.sha256, item.config) == ("models/hex8_2p_1.onnx", hashed.sha256, "hex8_2p")
+    assert base64.b64decode(item.chunks or "") == hashed.chunks
+    opened = tree.open(hashed.sha256)
+    assert opened is not None
+    os.close(opened.descriptor)
+    report = node(root).scan()
+    assert (report.listed, report.hashed, report.changed, report.gone) == (1, 0, 0, 0)
+
+
+def test_adopting_needs_the_very_file_and_a_place_where_items_are(
+    root: Path, tmp_path: Path, recorded: Callable[[str], Path]
+) -> None:
+    tree = node(root)
+    hashed, facts = published(root, "models/hex8_2p_1.onnx", b"published")
+    database = put(root / "data/games/live_square8_2p.db", recorded("canonical_square8_2p").read_bytes())
+    (tmp_path / "outside").mkdir()
+    put(tmp_path / "outside/hex8_2p.onnx", b"published")
+    (root / "models/out").symlink_to(tmp_path / "outside")
+    put(root / "data/quarantine/models/hex8_2p.onnx", b"published")
+    put(root / "models/quarantine/hex8_2p.onnx", b"published")
+    put(root / "models/hex8_2p_2.onnx", b"PUBLISHED")
+    refused = {
+        "models/hex8_2p_2.onnx": hashed,  # another file
+        "models/hex8_2p_3.onnx": hashed,  # none
+        "models/out/hex8_2p.onnx": hash_file(str(tmp_path / "outside/hex8_2p.onnx")),
+        "models/quarantine/hex8_2p.onnx": hash_file(str(root / "models/quarantine/hex8_2p.onnx")),
+        "readme.onnx": hashed,
+        "data/games/live_square8_2p.db": hash_file(str(database)),
+    }
+    for path, of in refused.items():
+        assert not tree.adopt(path, of, facts), path
+    assert not tree.adopt("models/hex8_2p_1.onnx", hashed, Facts(problem=("unreadable", "")))
+    put(root / "models/hex8_2p_1.onnx", b"rewritten", age=0.0)
+    assert not tree.adopt("models/hex8_2p_1.onnx", hashed, facts)
+    assert tree.inventory(None).found == []
+
+
+def test_a_finished_database_is_adopted_under_its_hash(root: Path, recorded: Callable[[str], Path]) -> None:
+    tree = node(root)
+    hashed = hash_file(str(recorded("canonical_hex8_2p")))
+    path = f"data/sync_incoming/{hashed.sha256}.db"
+    shutil.copy(recorded("canonical_hex8_2p"), put(root / path, b""))
+    facts = probe(root / path, ItemType.GAME_DB, path, sha256=hashed.sha256)
+    assert tree.adopt(path, hash_file(str(root / path)), facts)
+    (item,) = tree.inventory(None).found
+    assert (item.sha256, item.config, item.games, item.soundness) == (hashed.sha256, "hex8_2p", facts.games, Soundness.SOUND)
+    assert tree.scan().hashed == 0
+
+
+def test_a_pass_under_way_neither_hashes_nor_buries_what_is_adopted_meanwhile(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its listing is older than what was published: known paths that it misses came back, new ones that it saw are known."""
+    put(root / "models/back_hex8_2p.onnx", b"back")
+    tree = node(root)
+    tree.scan()
+    (root / "models/back_hex8_2p.onnx").unlink()
+    walk = tree_scan.walk
+
+    def slow(*given: object) -> tree_walk.Listing:
+        new = {path: published(root, path, path.encode()) for path in ("models/1_hex8_2p.onnx", "models/2_hex8_2p.onnx")}
+        listing = walk(*given)  # type: ignore[arg-type]
+        new["models/back_hex8_2p.onnx"] = published(root, "models/back_hex8_2p.onnx", b"back")
+        assert all(tree.adopt(path, *known) for path, known in new.items())
+        return listing
+
+    monkeypatch.setattr(tree_scan, "walk", slow)
+    report = tree.scan(timeout=0.0)
+    assert (report.hashed, report.gone, report.pending) == (0, 0, 0)
+    monkeypatch.undo()
+    assert paths(tree.inventory(None)) == {f"models/{name}_hex8_2p.onnx" for name in ("1", "2", "back")}
+    report = tree.scan()
+    assert (report.hashed, report.changed, report.gone) == (0, 0, 0)

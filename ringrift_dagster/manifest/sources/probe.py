@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
@@ -60,7 +60,7 @@ class Facts:
 
 
 def probe(path: Path, type: ItemType, relative: str, *, sha256: str | None = None) -> Facts:
-    """What the file at `path`, which is `relative` to its location's root, tells. `sha256` is its hash, if that is known."""
+    """What the file at `path`, which is or will be `relative` to its location's root, tells. `sha256` is its hash, if known."""
     try:
         if path.stat().st_size == 0:
             return Facts(problem=("empty", "zero bytes"))
@@ -226,7 +226,7 @@ def _canonical_games(path: Path, relative: str, sha256: str | None) -> Facts:
             rows = file.metadata.num_rows
     except (pa.ArrowException, OSError) as error:
         return Facts(soundness=Soundness.UNSOUND, reason=_line(str(error), 200))
-    claimed = path.stem.rpartition("-")[2]
+    claimed = PurePosixPath(relative).stem.rpartition("-")[2]
     honest = sha256 is None or len(claimed) != 16 or sha256.startswith(claimed)
     names = {"ringrift.rules_version": "rules_version", "ringrift.moves_file": "moves_file", "ringrift.databases": "databases"}
     config = told.get("ringrift.config")
@@ -241,7 +241,7 @@ def _canonical_games(path: Path, relative: str, sha256: str | None) -> Facts:
 
 
 def _model(path: Path, relative: str, sha256: str | None) -> Facts:
-    if path.suffix == ".onnx":
+    if relative.endswith(".onnx"):
         facts = Facts()
     else:
         problem = _torch_problem(path)

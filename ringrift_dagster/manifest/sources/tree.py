@@ -35,9 +35,11 @@ from ringrift_dagster.manifest.inventory import (
     SourceDatabase,
     UntrackedFile,
 )
-from ringrift_dagster.manifest.sources.hashing import OPEN_FLAGS, InFlux, hash_file, identity
-from ringrift_dagster.manifest.sources.layouts import SNAPSHOT_FOLDER, Layout
+from ringrift_dagster.manifest.sources import tree_removal
+from ringrift_dagster.manifest.sources.hashing import OPEN_FLAGS, Hashed, InFlux, hash_file, identity
+from ringrift_dagster.manifest.sources.layouts import SNAPSHOT_FOLDER, Layout, is_listed
 from ringrift_dagster.manifest.sources.page import MAX_ENTRIES, Collected, Page
+from ringrift_dagster.manifest.sources.probe import Facts
 from ringrift_dagster.manifest.sources.tree_cache import CacheDamaged, Entry, Session, TreeCache
 from ringrift_dagster.manifest.sources.tree_scan import Scan, ScanReport
 from ringrift_dagster.manifest.sources.tree_snapshots import Snapshots
@@ -187,6 +189,61 @@ class TreeInventory:
             raise ContentChanged(sha256)
         return None
 
+    def adopt(self, path: str, hashed: Hashed, facts: Facts) -> bool:
+        """Remember a file that was just verified and published at `path`, as if a pass had hashed it: told and served at once.
+
+        False, and nothing is remembered, when it is no longer what was hashed, or a pass would not take it for an item.
+        Raises NoAnswer.
+        """
+        rule = self.layout.rule(path)
+        name = path.rpartition("/")[2]
+        if rule is None or facts.problem or not is_listed(name) or self.layout.is_set_aside(path):
+            return False
+        if rule.live and name != f"{hashed.sha256}.db":
+            return False
+        entry = Entry(
+            path,
+            "found",
+            hashed.size,
+            hashed.mtime_ns,
+            hashed.inode,
+            type=rule.type,
+            sha256=hashed.sha256,
+            facts=facts.to_json(),
+            chunks=hashed.chunks,
+            verified_at=time.time(),
+        )
+        opened = self._open(entry, hashed.sha256)
+        if opened is None:
+            return False
+        os.close(opened.descriptor)
+
+        def write(session: Session) -> None:
+            with session.transaction():
+                session.write([entry])
+
+        self._remembering(write)
+        return True
+
+    def prove(self, sha256: str, timeout: float | None = None) -> float | None:
+        """Hash a file of this content again, from the disk; returns when that was, None if no file here has it now.
+
+        Raises NoAnswer, also when others scan for `timeout` seconds.
+        """
+        with self._alone(timeout):
+            return self._remembering(lambda session: tree_removal.prove(session, sha256, self._real))
+
+    def remove(self, sha256: str, timeout: float | None = None) -> list[str]:
+        """Remove every file of this content that is an item, and still is what was hashed; returns their paths.
+
+        Live databases and their snapshots stay. Raises NotRemoved when one may not go; NoAnswer, also when others scan for
+        `timeout` seconds.
+        """
+        with self._alone(timeout):
+            return self._remembering(
+                lambda session: tree_removal.remove(session, sha256, self.root, self.layout, self.snapshots, self._real)
+            )
+
     def scrub(self, max_bytes: int, timeout: float | None = None) -> Scrubbed:
         """Hash again what was verified longest ago, at least one file and at most about `max_bytes`. Raises NoAnswer."""
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -298,6 +355,13 @@ class TreeInventory:
                     return work(session)
         except OSError as error:
             raise NoAnswer(self.location, "disk_error", f"{error.filename or self.root}: {error.strerror or error}") from error
+
+    @contextmanager
+    def _alone(self, timeout: float | None) -> Iterator[None]:
+        """The root is there, and nobody else scans. Raises NoAnswer if it is not, or others do not end in so many seconds."""
+        self.check()
+        with self._scanning(None if timeout is None else time.monotonic() + timeout):
+            yield
 
     @contextmanager
     def _scanning(self, deadline: float | None) -> Iterator[None]:

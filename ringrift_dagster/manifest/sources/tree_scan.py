@@ -143,11 +143,13 @@ class Scan:
         for index, seen in enumerate(sorted(files, key=lambda each: (each.size, each.path))):
             if self.deadline is not None and time.monotonic() >= self.deadline and index:
                 known = self.known.get(seen.path)
-                if known is None or known.kind != "found" or not _same(known, seen):
+                if (known is None or known.kind != "found" or not _same(known, seen)) and not self._was_adopted(seen):
                     self._untracked(seen, "pending")
                     self.report.pending += 1
                 continue
             self.left -= 1
+            if self._was_adopted(seen):
+                continue
             try:
                 self._take(seen, moved.get((seen.inode, seen.size, seen.mtime_ns)), databases)
             except (FileNotFoundError, NotADirectoryError):
@@ -156,6 +158,12 @@ class Scan:
                 self._untracked(seen, "in_flux", "changed while it was read")
             except OSError as error:
                 self._untracked(seen, "unreadable", error.strerror or str(error))
+
+    def _was_adopted(self, seen: Seen) -> bool:
+        """Whether it was published here since the pass began, and is known by that."""
+        known, now = self.known.get(seen.path), self.session.get(seen.path)
+        entered = now is not None and now.kind == "found" and (known is None or known.sequence != now.sequence)
+        return entered and now is not None and _same(now, seen) and now.type == seen.rule.type
 
     def _take(self, seen: Seen, moved: Entry | None, databases: list[Seen]) -> None:
         known = self.known.get(seen.path)
@@ -270,15 +278,19 @@ class Scan:
 
     def _finish(self, listing: Listing, vanished: dict[str, Entry]) -> None:
         """Say what is gone, last: what was renamed is then known under its new name first."""
-        tombstones = [tombstone(entry, self._why_gone(entry.path)) for entry in vanished.values()]
-        self.report.gone += len(tombstones)
         with self.session.transaction():
+            tombstones = [
+                tombstone(entry, self._why_gone(entry.path))
+                for entry in vanished.values()
+                if (now := self.session.get(entry.path)) is None or now.sequence == entry.sequence  # else it came back meanwhile
+            ]
             self.session.write(tombstones)
             self.session.forget_oldest_gone()
             self.session.set_meta("scanned_at", time.time())
             self.session.set_meta("pending", self.report.pending)
             if not listing.failed and not self.report.pending:
                 self.session.set_meta("complete", 1)
+        self.report.gone += len(tombstones)
 
 
 def _same(known: Entry, seen: Seen) -> bool:
