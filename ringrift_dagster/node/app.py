@@ -28,7 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ringrift_dagster.manifest.inventory import Bytes, Cursor, Name, NoAnswer
 from ringrift_dagster.manifest.sources.page import Page
 from ringrift_dagster.manifest.sources.tree import Opened
-from ringrift_dagster.node import pull_api
+from ringrift_dagster.node import pull_api, removal_api
 from ringrift_dagster.node.agent import TREE, Agent, AgentConfig, Root
 from ringrift_dagster.node.http import (
     MAX_HEAD_BYTES,
@@ -82,6 +82,7 @@ def create_app(config: AgentConfig) -> Starlette:
             Route("/v1/scrub", face.scrub, methods=["POST"]),
             Route("/metrics", face.metrics, methods=["GET"]),
             *pull_api.routes(agent),
+            *removal_api.routes(agent),
         ],
         middleware=[Middleware(_Gate, token=config.token, count=agent.metrics.requests)],
         exception_handlers={
@@ -158,6 +159,8 @@ class _Face:
             except NoAnswer:
                 available, counts = False, {}
             self.agent.metrics.root(root.name, available=available, counts=counts, disk=root.tree.disk() if available else None)
+        pulls = self.agent.pulls
+        self.agent.metrics.pulls(pulls.counts(), pulls.links.rates(), self.agent.uplink.rate)
         return Response(self.agent.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     def _root_health(self, root: Root) -> dict[str, Any]:
