@@ -1,33 +1,27 @@
-"""What an agent knows: its roots, and the threads that keep their inventories fresh. No HTTP here."""
+"""What an agent is made of: its roots, its pulls, the limit of its uplink. No HTTP here."""
 
 from __future__ import annotations
 
-import logging
-import threading
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
-from ringrift_dagster.manifest.inventory import NoAnswer
+from ringrift_dagster.manifest.sources.layouts import HOME as HOME_LAYOUT
 from ringrift_dagster.manifest.sources.layouts import NODE, SHARED, Layout, drive
 from ringrift_dagster.manifest.sources.tree import MIN_FREE_BYTES, STATE, TreeInventory
 from ringrift_dagster.node.metrics import Metrics
-
-TREE = "tree"
-"""The name of the root that is the host's own."""
-CHECK_SECONDS = 5.0
-MIN_SCAN_SECONDS = 5.0
-"""A pass may take as long as the interval, but no shorter; what is left then follows at once in the next."""
-
-RootKind = Literal["tree", "drive", "shared"]
+from ringrift_dagster.node.pulls import Pulls
+from ringrift_dagster.node.roots import HOME, TREE, Root, RootKind
+from ringrift_dagster.node.transports import make_transports
+from ringrift_dagster.transfer.bandwidth import TokenBucket
 
 
 @dataclass(frozen=True)
 class AgentConfig:
     """How an agent is set up. `drives` and `shared` map location names to paths; intervals in seconds.
 
-    `state` is where the agent remembers; by default below the root. Whoever asks needs `token`, if there is one.
+    `state` is where the agent remembers; by default below the root. Whoever asks needs `token`, if there is one, and so do the
+    agents that this one asks. `home`: this project's own home, where this is its host. `min_free_bytes` stay free on every disk.
+    `uplink` bytes a second are sent at most, all objects together.
     """
 
     name: str
@@ -40,123 +34,28 @@ class AgentConfig:
     token: str | None = None
     min_free_bytes: int = MIN_FREE_BYTES
     scrub_rest: float = 0.0
-
-
-class Root:
-    """One directory tree that the agent tells of, and the thread that scans it. `location` is its name in the manifest.
-
-    A shared one is scanned only once somebody asked for it: several agents see the same files, and one of them is enough.
-    """
-
-    def __init__(self, name: str, kind: RootKind, tree: TreeInventory, interval: float, metrics: Metrics) -> None:
-        self.name = name
-        self.kind = kind
-        self.tree = tree
-        self.scanning = False
-        self.pending = 0
-        self.failure: NoAnswer | None = None
-        self._asked = kind != "shared"
-        self._interval = interval
-        self._metrics = metrics
-        self._scanned: float | None = None
-        self._wanted = False
-        self._stopped = False
-        self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name=f"scan {name}", daemon=True)
-        self._check: threading.Thread | None = None
-        self._checked: NoAnswer | None = None
-
-    @property
-    def location(self) -> str:
-        return self.tree.location
-
-    @property
-    def asked(self) -> bool:
-        """Whether it is scanned at all."""
-        return self._asked
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """No further pass begins; one that runs is left to end with the process, which harms nothing."""
-        with self._changed:
-            self._stopped = True
-            self._changed.notify_all()
-
-    def age(self) -> float | None:
-        """Seconds since the last pass began; None before the first has ended."""
-        return None if self._scanned is None else time.monotonic() - self._scanned
-
-    def check(self) -> NoAnswer | None:
-        """Why it cannot be asked now, or None. A mount that hangs is found out once and then not touched again."""
-        if self._check is None or not self._check.is_alive():
-            self._checked = NoAnswer(self.location, "timeout", f"{self.tree.root} does not answer")
-            self._check = threading.Thread(target=self._look, name=f"check {self.name}", daemon=True)
-            self._check.start()
-            self._check.join(CHECK_SECONDS)
-        return self._checked
-
-    def refresh(self, max_age: float | None, timeout: float) -> None:
-        """Ask for it, and wait up to `timeout` seconds for a pass that began at most `max_age` seconds ago (None: any)."""
-        oldest = float("-inf") if max_age is None else time.monotonic() - max_age
-        with self._changed:
-            fresh = self._scanned is not None and self._scanned >= oldest
-            self._wanted = self._wanted or not (self._asked and fresh)
-            self._asked = True
-            self._changed.notify_all()
-            if not fresh:
-                self._changed.wait_for(lambda: self._scanned is not None and self._scanned >= oldest, timeout)
-
-    def _look(self) -> None:
-        try:
-            self.tree.check()
-            self._checked = None
-        except NoAnswer as refusal:
-            self._checked = refusal
-
-    def _run(self) -> None:
-        while self._wait():
-            self._scan()
-
-    def _wait(self) -> bool:
-        """Returns when the next pass is due; False when there is none."""
-        with self._changed:
-            due = 0.0 if self._scanned is None or (self.pending and self.failure is None) else self._interval - (self.age() or 0.0)
-            self._changed.wait_for(lambda: self._stopped or self._wanted, max(0.0, due) if self._asked else None)
-            self._wanted = False
-            return not self._stopped
-
-    def _scan(self) -> None:
-        began = time.monotonic()
-        self.scanning = True
-        failure: NoAnswer | None = None
-        try:
-            report = self.tree.scan(max(self._interval, MIN_SCAN_SECONDS))
-            self.pending = report.pending
-            self._metrics.scanned(self.name, report)
-        except NoAnswer as refusal:
-            failure = refusal
-        except Exception as error:
-            logging.getLogger(__name__).exception("scan of %s", self.name)
-            failure = NoAnswer(self.location, "disk_error", f"{type(error).__name__}: {error}")
-        with self._changed:
-            self.failure, self._scanned, self.scanning = failure, began, False
-            self._changed.notify_all()
+    home: Path | None = None
+    uplink: float | None = None
 
 
 class Agent:
-    """The roots of a host. Use as a context manager to have them scanned."""
+    """The roots of a host, and what is pulled into them. Use as a context manager to have them scanned, and pulls go on."""
 
     def __init__(self, config: AgentConfig) -> None:
         self.config = config
         self.metrics = Metrics()
-        state = config.state or config.root / STATE
+        self.state = state = config.state or config.root / STATE
         self.roots = {TREE: self._root(TREE, "tree", config.name, config.root, NODE, state)}
         for name, path in config.drives.items():
             self.roots[name] = self._root(name, "drive", name, path, drive(), state / "roots" / name)
         for name, path in config.shared.items():
             self.roots[name] = self._root(name, "shared", name, path, SHARED, state / "roots" / name)
+        if config.home is not None:
+            self.roots[HOME] = self._root(HOME, "home", HOME, config.home, HOME_LAYOUT, state / "roots" / HOME)
+        self.uplink = TokenBucket(config.uplink)
+        self.pulls = Pulls(
+            self.roots, state, make_transports(config.token), min_free_bytes=config.min_free_bytes, metrics=self.metrics
+        )
 
     def _root(self, name: str, kind: RootKind, location: str, path: Path, layout: Layout, state: Path) -> Root:
         tree = TreeInventory(
@@ -164,7 +63,7 @@ class Agent:
             path,
             layout,
             state,
-            sentinel=kind != "tree",
+            sentinel=kind in ("drive", "shared"),
             snapshot_interval=self.config.snapshot_interval,
             min_free_bytes=self.config.min_free_bytes,
             scrub_rest=self.config.scrub_rest,
@@ -174,8 +73,10 @@ class Agent:
     def __enter__(self) -> Agent:
         for root in self.roots.values():
             root.start()
+        self.pulls.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.pulls.__exit__(None, None, None)
         for root in self.roots.values():
             root.stop()

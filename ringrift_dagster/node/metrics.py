@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from ringrift_dagster.manifest.inventory import Disk
 from ringrift_dagster.manifest.sources.tree_scan import ScanReport
+from ringrift_dagster.transfer.model import ItemProgress, Priority, PullState
+
+_SECONDS = (0.05, 0.25, 1.0, 5.0, 30.0, 120.0, 600.0, 3600.0)
 
 
 class Metrics:
@@ -35,6 +40,33 @@ class Metrics:
         self._free = Gauge(
             "ringrift_node_disk_free_bytes", "Free bytes of the root's file system.", ["root"], registry=self.registry
         )
+        self.uploaded = Counter("ringrift_node_uploaded_bytes", "Bytes put to presigned addresses.", registry=self.registry)
+        self._uplink = Gauge("ringrift_node_uplink_limit_bytes_per_second", "What is sent at most.", registry=self.registry)
+        self._pulls = Gauge("ringrift_node_pulls", "Items of open orders.", ["state", "priority"], registry=self.registry)
+        self._pulled = Counter("ringrift_node_pulled_items", "Items that came.", ["transport", "source"], registry=self.registry)
+        self._pulled_bytes = Counter(
+            "ringrift_node_pulled_bytes", "Bytes that came.", ["transport", "source"], registry=self.registry
+        )
+        self._pull_failures = Counter(
+            "ringrift_node_pull_failures", "Items that did not come, by cause.", ["cause"], registry=self.registry
+        )
+        self._pull_retries = Counter("ringrift_node_pull_retries", "Sources that were tried again.", registry=self.registry)
+        self._resent = Counter("ringrift_node_pull_resent_bytes", "Bytes fetched more than once.", registry=self.registry)
+        self._wrong = Counter(
+            "ringrift_node_pull_wrong_chunks", "Chunks that were not what they should be.", ["source"], registry=self.registry
+        )
+        self._benched = Counter(
+            "ringrift_node_pull_benched", "Items for which a source was benched.", ["source"], registry=self.registry
+        )
+        self._pull_seconds = Histogram(
+            "ringrift_node_pull_seconds", "How long items took to come.", ["transport"], registry=self.registry, buckets=_SECONDS
+        )
+        self._link_limit = Gauge(
+            "ringrift_node_link_limit_bytes_per_second", "What a link bears.", ["link"], registry=self.registry
+        )
+        self._link_use = Gauge(
+            "ringrift_node_link_bytes_per_second", "What flowed over a link in the last second.", ["link"], registry=self.registry
+        )
 
     def scanned(self, root: str, report: ScanReport) -> None:
         """Take in what a pass did."""
@@ -55,6 +87,35 @@ class Metrics:
         if disk is not None:
             self._total.labels(root).set(disk.total)
             self._free.labels(root).set(disk.free)
+
+    def pulled(self, progress: ItemProgress) -> None:
+        """Take in how an item ended."""
+        transport = progress.transport.value if progress.transport else "none"
+        if progress.state == PullState.DONE:
+            self._pulled.labels(transport, progress.source or "none").inc()
+            self._pull_seconds.labels(transport).observe(progress.seconds)
+        else:
+            self._pull_failures.labels(progress.cause or "none").inc()
+        for offer in progress.offers:
+            self._pulled_bytes.labels(offer.transport.value, offer.location).inc(offer.bytes)
+            if offer.wrong_chunks:
+                self._wrong.labels(offer.location).inc(offer.wrong_chunks)
+        for source in progress.benched:
+            self._benched.labels(source).inc()
+        self._pull_retries.inc(progress.retries)
+        self._resent.inc(progress.resent)
+
+    def pulls(
+        self, counts: Mapping[tuple[str, str], int], links: Mapping[str, tuple[float | None, float]], uplink: float | None
+    ) -> None:
+        """Take in how pulls and links stand now. A limit that there is none of is infinite."""
+        for state in (PullState.WAITING, PullState.RUNNING, PullState.VERIFYING):
+            for priority in Priority:
+                self._pulls.labels(state.value, priority.name).set(counts.get((state.value, priority.name), 0))
+        for link, (limit, use) in links.items():
+            self._link_limit.labels(link).set(math.inf if limit is None else limit)
+            self._link_use.labels(link).set(use)
+        self._uplink.set(math.inf if uplink is None else uplink)
 
     def text(self) -> bytes:
         """In Prometheus' text format."""

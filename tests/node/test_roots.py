@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ringrift_dagster.manifest.sources.tree import TreeInventory, mark_location
-from ringrift_dagster.node import agent as agent_module
+from ringrift_dagster.node import roots
 from ringrift_dagster.node.agent import Agent, AgentConfig
 
 
@@ -26,7 +26,7 @@ def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
         really(self)
 
     monkeypatch.setattr(TreeInventory, "check", check)
-    monkeypatch.setattr(agent_module, "CHECK_SECONDS", 0.2)
+    monkeypatch.setattr(roots, "CHECK_SECONDS", 0.2)
     yield released
     released.set()
 
