@@ -68,7 +68,7 @@ class HttpTransport:
 class BundleReader:
     """The bytes of one item of a bundle."""
 
-    def __init__(self, stream: io.BufferedReader, left: int) -> None:
+    def __init__(self, stream: io.BufferedIOBase, left: int) -> None:
         self._stream = stream
         self._left = left
 
@@ -139,7 +139,7 @@ def _check(offer: Offer, answer: Answer, start: int, length: int) -> None:
 def _bundled(
     answer: Answer, wanted: set[str], largest: int, cancelled: Cancelled
 ) -> Iterator[tuple[str, int | None, BundleReader]]:
-    stream = io.BufferedReader(answer.response, READ_BYTES)  # type: ignore[arg-type]
+    stream = io.BufferedReader(cast(io.RawIOBase, answer.response), READ_BYTES)
     head = memoryview(bytearray(_HEAD.size))
     while wanted:
         if cancelled():
@@ -159,7 +159,7 @@ def _bundled(
         answer.kept = answer.response.isclosed() and not answer.response.will_close
 
 
-def _fill(stream: io.BufferedReader, buffer: memoryview) -> None:
+def _fill(stream: io.BufferedIOBase, buffer: memoryview) -> None:
     try:
         got = stream.readinto(buffer)
     except (OSError, http.client.HTTPException, ValueError) as error:
