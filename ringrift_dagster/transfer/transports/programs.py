@@ -1,0 +1,50 @@
+"""Other programs that transports have work for them: found, started, and ended with all that they started themselves."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
+
+from ringrift_dagster.transfer.transports.protocol import TransportFailure
+
+_KEPT_VARIABLES = ("PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "SSH_AUTH_SOCK")
+
+
+def find(program: str) -> str:
+    """The path of a program. Raises TransportFailure (not_installed)."""
+    path = shutil.which(program)
+    if path is None:
+        raise TransportFailure("not_installed", f"there is no {program} on this machine")
+    return path
+
+
+def start(command: Sequence[str], *, heard: bool) -> subprocess.Popen[bytes]:
+    """Start a program in a process group of its own, without proxies, tokens or a language of the user's.
+
+    `heard`: whether its output comes through pipes, or goes nowhere. Only its user can read what it makes. Raises TransportFailure.
+    """
+    output = subprocess.PIPE if heard else subprocess.DEVNULL
+    environment = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+    try:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            env={**environment, "LC_ALL": "C"},
+            start_new_session=True,
+            stdout=output,
+            stderr=output,
+            umask=0o077,
+        )
+    except OSError as error:
+        raise TransportFailure("failed", f"{command[0]} cannot be started: {error.strerror}") from None
+
+
+def end(process: subprocess.Popen[bytes]) -> int:
+    """Kill a program and its whole group; returns its exit code when nothing of it is left to do any harm."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    return process.wait()
