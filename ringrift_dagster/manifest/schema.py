@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy import (
     BigInteger,
     Boolean,
+    CheckConstraint,
     Column,
     Double,
     ForeignKey,
@@ -29,6 +30,7 @@ metadata = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
         "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
         "fk": "fk_%(table_name)s_%(column_0_name)s",
         "pk": "pk_%(table_name)s",
     }
@@ -255,6 +257,7 @@ Index(
     unique=True, sqlite_where=_unfinished, postgresql_where=_unfinished,
 )  # fmt: skip
 Index("ix_operations_next", operations.c.target, operations.c.rank, operations.c.id, sqlite_where=_queued, postgresql_where=_queued)
+Index("ix_operations_ended", operations.c.finished_at, sqlite_where=~_unfinished, postgresql_where=~_unfinished)
 Index("ix_operations_due", operations.c.due_at, sqlite_where=_waiting, postgresql_where=_waiting)
 Index("ix_operations_leased", operations.c.target, operations.c.leased_until, sqlite_where=_leased, postgresql_where=_leased)
 
@@ -316,4 +319,43 @@ pins = Table(
     Column("expires_at", Double),
     PrimaryKeyConstraint("sha256", "owner"),
     comment="What is never removed.",
+)
+
+LONGEST_OVERRIDE = 86_400.0
+overrides = Table(
+    "overrides",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("config", String(16), nullable=False),
+    Column("who", String(100), nullable=False),
+    Column("why", String(500), nullable=False),
+    Column("granted_at", Double, nullable=False),
+    Column("until", Double, nullable=False),
+    CheckConstraint(f"until > granted_at AND until <= granted_at + {LONGEST_OVERRIDE:.0f}", name="bounded"),
+    CheckConstraint("length(trim(who)) > 0 AND length(trim(why)) > 0", name="signed"),
+    Index("ix_overrides_until", "until"),
+    comment="Exceptions from the age limit. Rows are never changed: going on takes another one.",
+)
+
+backpressure = Table(
+    "backpressure",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("active", Boolean, nullable=False),
+    Column("changed_at", Double, comment="when that was last said to have changed"),
+    Column("measured_at", Double),
+    Column("level", String(10), nullable=False, comment="as last measured"),
+    Column("overall", Double, comment="as last measured; a lower bound if the level is unknown"),
+    Column("readings", Text, nullable=False, comment="JSON: as last measured"),
+    comment="One row: whether less urgent work is deferred.",
+)
+
+backpressure_sources = Table(
+    "backpressure_sources",
+    metadata,
+    Column("source", String(110), primary_key=True, comment="`measured`, or `host X`"),
+    Column("since", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    Column("reason", String(300), nullable=False),
+    comment="Who says that less urgent work has to wait.",
 )

@@ -47,6 +47,7 @@ def upgrade() -> None:
     for name, columns, unique, condition in (
         ("ix_operations_open", ["kind", "sha256", "target"], True, "finished_at IS NULL"),
         ("ix_operations_next", ["target", "rank", "id"], False, "state = 'QUEUED'"),
+        ("ix_operations_ended", ["finished_at"], False, "finished_at IS NOT NULL"),
         ("ix_operations_due", ["due_at"], False, "state = 'WAITING'"),
         ("ix_operations_leased", ["target", "leased_until"], False, "state = 'LEASED'"),
     ):
