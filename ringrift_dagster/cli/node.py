@@ -60,6 +60,20 @@ def node() -> None:
     type=click.Path(path_type=Path, file_okay=False),
     help="Where the agent keeps what it remembers and its snapshots.  [default: ROOT/.ringrift-node]",
 )
+@click.option(
+    "--home",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="This project's own home, if it is on this host: its datasets are served as location `home`.",
+)
+@click.option("--uplink", type=click.FloatRange(min=0.01), metavar="MB/S", help="What is sent at most.  [default: no limit]")
+@click.option(
+    "--keep-free",
+    type=click.FloatRange(min=0),
+    default=2.0,
+    show_default=True,
+    metavar="GIB",
+    help="What stays free on every disk that is written to.",
+)
 def serve(
     root: Path,
     name: str,
@@ -71,11 +85,14 @@ def serve(
     drives: dict[str, Path],
     shared: dict[str, Path],
     state: Path | None,
+    home: Path | None,
+    uplink: float | None,
+    keep_free: float,
 ) -> int:
-    """Tell what this host holds and serve it by hash, until stopped.
+    """Tell what this host holds, serve it by hash, and pull what is ordered, until stopped.
 
     Prints `listening URL` once it answers. Whoever asks needs the token in $RINGRIFT_NODE_TOKEN, if it is set; on an address that
-    others reach there has to be one.
+    others reach there has to be one. It is also what other agents are shown when something is pulled from them.
     """
     from ringrift_dagster.node.agent import AgentConfig
     from ringrift_dagster.node.serve import Unprotected, token_from_env
@@ -85,6 +102,8 @@ def serve(
         raise click.UsageError(f"not a host's name: {name!r}")
     if both := drives.keys() & shared.keys():
         raise click.UsageError(f"{sorted(both)[0]} is both a drive and shared")
+    if home is not None and "home" in drives.keys() | shared.keys():
+        raise click.UsageError("home is the name of the project's own home")
     config = AgentConfig(
         name=name,
         root=root.absolute(),
@@ -95,6 +114,9 @@ def serve(
         shared=shared,
         state=state.absolute() if state else None,
         token=token_from_env(),
+        home=home.absolute() if home else None,
+        uplink=uplink * 1e6 if uplink else None,
+        min_free_bytes=int(keep_free * 2**30),
     )
     try:
         run(config, host, port)

@@ -12,7 +12,7 @@ from ringrift_dagster.node.metrics import Metrics
 from ringrift_dagster.node.pulls import Pulls
 from ringrift_dagster.node.roots import HOME, TREE, Root, RootKind
 from ringrift_dagster.node.transports import make_transports
-from ringrift_dagster.transfer.bandwidth import TokenBucket
+from ringrift_dagster.node.uplink import Uplink
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Agent:
             self.roots[name] = self._root(name, "shared", name, path, SHARED, state / "roots" / name)
         if config.home is not None:
             self.roots[HOME] = self._root(HOME, "home", HOME, config.home, HOME_LAYOUT, state / "roots" / HOME)
-        self.uplink = TokenBucket(config.uplink)
+        self.uplink = Uplink(config.uplink)
         self.pulls = Pulls(
             self.roots, state, make_transports(config.token), min_free_bytes=config.min_free_bytes, metrics=self.metrics
         )

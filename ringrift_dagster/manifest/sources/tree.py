@@ -189,6 +189,15 @@ class TreeInventory:
             raise ContentChanged(sha256)
         return None
 
+    def chunk_table(self, sha256: str) -> bytes | None:
+        """The chunk table of an item that is, or lately was, here; None if none is remembered. Raises NoAnswer."""
+
+        def read(session: Session) -> bytes | None:
+            entries = (session.get(entry.path) for entry in session.by_hash(sha256))
+            return next((entry.chunks for entry in entries if entry and entry.sha256 == sha256 and entry.chunks), None)
+
+        return self._remembering(read)
+
     def adopt(self, path: str, hashed: Hashed, facts: Facts) -> bool:
         """Remember a file that was just verified and published at `path`, as if a pass had hashed it: told and served at once.
 
