@@ -61,6 +61,7 @@ def _as_dict(path: Path, cluster: Cluster) -> dict[str, Any]:
         "s3": cluster.s3.model_dump() if cluster.s3 else None,
         "shared": [shared.model_dump() for shared in cluster.shared],
         "thresholds": cluster.thresholds.model_dump(),
+        "freshness": cluster.freshness.model_dump(),
         "locations": [asdict(place) for place in cluster.locations()],
         "priority_hosts": cluster.priority_hosts,
         "underserved_configs": cluster.underserved_configs,
@@ -116,6 +117,7 @@ def _print(path: Path, cluster: Cluster) -> None:
         row = [s3.bucket, s3.region, s3.prefix, "yes" if s3.enabled else "no", ", ".join(s3.push_enabled_hosts)]
         print_table("S3", ["bucket", "region", "prefix", "enabled", "written by"], [row])
     print_table("Thresholds", ["limit", "value"], ([name, f"{value:g}"] for name, value in cluster.thresholds))
+    print_table("Age of the newest game", ["limit", "hours"], ([name, f"{value:g}"] for name, value in cluster.freshness))
     print_table("Warnings", ["file, line, field"], ([warning] for warning in cluster.warnings))
 
 

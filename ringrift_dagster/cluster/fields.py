@@ -27,6 +27,8 @@ Percent = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
 Speed = Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)]
 Interval = Annotated[float, Field(gt=0, le=10_000_000, allow_inf_nan=False)]
 Amount = Annotated[float, Field(ge=0, le=10_000_000, allow_inf_nan=False)]
+HoursOfGames = Annotated[float, Field(gt=0, lt=168, allow_inf_nan=False)]
+"""A week is too much, whoever writes it: RingRift tolerated that once, and eight of twelve configs got worse."""
 Whole = Annotated[int, Field(ge=0, le=10_000_000)]
 
 

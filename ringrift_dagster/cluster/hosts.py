@@ -22,6 +22,7 @@ from ringrift_dagster.cluster.fields import Name, Text
 from ringrift_dagster.cluster.host import Host, Ssh
 from ringrift_dagster.cluster.located_yaml import Located, Problem, Where
 from ringrift_dagster.cluster.topology import (
+    AgeLimits,
     AutoSync,
     Cluster,
     Drive,
@@ -37,6 +38,7 @@ from ringrift_dagster.cluster.topology import (
 )
 
 __all__ = [
+    "AgeLimits",
     "AutoSync",
     "Cluster",
     "Drive",
@@ -63,6 +65,7 @@ _WHAT = {
     "tuple_type": "must be a list",
     "dict_type": "must be a mapping",
     "model_type": "must be a mapping",
+    "extra_forbidden": "is not known here",
     "string_pattern_mismatch": "has characters or a form that is not allowed here",
 }
 _PLACEHOLDER_FIELDS = ("ssh_host", "tailscale_ip", "tailscale_ipv6", "data_server_url")
@@ -86,6 +89,7 @@ class _HostsFile(BaseModel):
     provider_timeouts: dict[Text, ProviderTimeouts] = Field(default_factory=dict)
     shared_storage: tuple[SharedFileSystem, ...] = ()
     transports: tuple[TransportPreference, ...] = ()
+    freshness: AgeLimits = AgeLimits()
     hosts: dict[str, Host]
 
     @field_validator("hosts", mode="before")
@@ -134,6 +138,7 @@ def _cluster(path: Path, document: Located, content: _HostsFile, drives: tuple[D
         shared=(*routing.shared_storage, *content.shared_storage),
         transports=content.transports,
         thresholds=Thresholds.model_validate({name: getattr(routing, name) for name in Thresholds.model_fields}),
+        freshness=content.freshness,
         auto_sync=content.auto_sync,
         elo_sync=content.elo_sync,
         p2p_voters=content.p2p_voters,
@@ -207,6 +212,11 @@ def _warnings(document: Located, content: _HostsFile) -> Iterator[Problem]:
         yield Problem(
             document.line(where), where, f"{limits.min_free_disk_percent:g} % must stay free: full at {limits.full_at_percent:g} %"
         )
+    ours = AgeLimits()
+    if content.freshness.fail_hours > ours.fail_hours:
+        where = ("freshness", "fail_hours")
+        wider = f"{content.freshness.fail_hours:g} h is wider than the usual {ours.fail_hours:g} h: older games enter training"
+        yield Problem(document.line(where), where, wider)
 
 
 def _unknown_hosts(document: Located, content: _HostsFile) -> Iterator[Problem]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
@@ -19,6 +20,7 @@ from ringrift_dagster.cluster.fields import (
     ConfigName,
     FilePath,
     Folder,
+    HoursOfGames,
     Interval,
     Name,
     Percent,
@@ -77,6 +79,35 @@ class Thresholds(Section):
     def has_room(self, total: int, free: int, size: int = 0) -> bool:
         """Whether a disk of `total` bytes with `free` left takes `size` more."""
         return total > 0 and free >= size and total - free + size <= total * self.full_at_percent / 100
+
+
+class AgeLimits(Section):
+    """How old the newest game may be: training on older ones is doubtful from `warn_hours` on, and wrong from `fail_hours`.
+
+    Section `freshness`, the project's own. Gates, checks and reports take their limit from here and from nowhere else. A field that
+    is not known is an error: a misspelt limit must not leave the default standing in its place.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    warn_hours: HoursOfGames = 24.0
+    fail_hours: HoursOfGames = 48.0
+
+    @field_validator("fail_hours")
+    @classmethod
+    def _not_before_the_warning(cls, value: float, info: Any) -> float:
+        warning = info.data.get("warn_hours", 0.0)
+        if value < warning:
+            raise ValueError(f"must be at least warn_hours ({warning:g})")
+        return value
+
+    @property
+    def warn(self) -> timedelta:
+        return timedelta(hours=self.warn_hours)
+
+    @property
+    def fail(self) -> timedelta:
+        return timedelta(hours=self.fail_hours)
 
 
 class Drive(Section):
@@ -215,6 +246,7 @@ class Cluster(BaseModel):
     shared: tuple[SharedFileSystem, ...] = ()
     transports: tuple[TransportPreference, ...] = ()
     thresholds: Thresholds = Thresholds()
+    freshness: AgeLimits = AgeLimits()
     auto_sync: AutoSync = AutoSync()
     elo_sync: EloSync = EloSync()
     p2p_voters: tuple[str, ...] = ()

@@ -33,6 +33,9 @@ KINDS = {
     "REPLICA_DROPPED": "a copy was removed after live proof of the others",
     "BREAKER_OPENED": "a location is not asked by a transport for a while",
     "BREAKER_CLOSED": "a location is asked by a transport again",
+    "STALENESS_OVERRIDDEN": "a person lets a config train on games that are too old, for some hours",
+    "BACKPRESSURE_ACTIVATED": "less urgent transfers wait, and why",
+    "BACKPRESSURE_RELEASED": "nothing has to wait any more",
     "LIMIT_CHANGED": "a link bears more or fewer transfers at once",
 }
 """Every kind of change."""
