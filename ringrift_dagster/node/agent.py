@@ -11,7 +11,7 @@ from ringrift_dagster.manifest.sources.tree import MIN_FREE_BYTES, STATE, TreeIn
 from ringrift_dagster.node.metrics import Metrics
 from ringrift_dagster.node.pulls import Pulls
 from ringrift_dagster.node.roots import HOME, TREE, Root, RootKind
-from ringrift_dagster.node.transports import make_transports
+from ringrift_dagster.node.transports import close_transports, make_transports
 from ringrift_dagster.node.uplink import Uplink
 
 
@@ -54,7 +54,11 @@ class Agent:
             self.roots[HOME] = self._root(HOME, "home", HOME, config.home, HOME_LAYOUT, state / "roots" / HOME)
         self.uplink = Uplink(config.uplink)
         self.pulls = Pulls(
-            self.roots, state, make_transports(config.token), min_free_bytes=config.min_free_bytes, metrics=self.metrics
+            self.roots,
+            state,
+            make_transports(self.roots, state, config.token),
+            min_free_bytes=config.min_free_bytes,
+            metrics=self.metrics,
         )
 
     def _root(self, name: str, kind: RootKind, location: str, path: Path, layout: Layout, state: Path) -> Root:
@@ -78,5 +82,6 @@ class Agent:
 
     def __exit__(self, *_: object) -> None:
         self.pulls.__exit__(None, None, None)
+        close_transports(self.pulls.transports)
         for root in self.roots.values():
             root.stop()
