@@ -8,20 +8,19 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from ringrift_dagster.manifest.inventory import CHUNK_SIZE, Bytes, Sha256, chunk_count
+from ringrift_dagster.manifest.inventory import CHUNK_DIGEST_BYTES, CHUNK_SIZE, Bytes, Sha256, chunk_count
 
 PIECE_SIZE = CHUNK_SIZE
 SHA1_BYTES, SHA256_BYTES = 20, 32
 MAX_ANSWER_BYTES = 64 << 20
 """Of an answer with the hashes of an item's pieces: those of five terabytes."""
 
-_READ_BYTES = 1 << 20
 _TAIL = b"7:privatei1eee"
 
 
@@ -77,24 +76,35 @@ def parse_torrent(torrent: bytes, sha256: str, size: int) -> Pieces:
     return pieces
 
 
-def compute(descriptor: int, sha256: str, size: int, stopped: Callable[[], bool] = lambda: False) -> Pieces:
-    """Read an open file and hash its pieces, and the whole to be sure of it.
+def compute(descriptor: int, sha256: str, size: int, chunks: bytes | None = None) -> Pieces:
+    """Read an open file and hash its pieces. `chunks`, its chunk table, tells at once whether they are right; without it
+    the whole is hashed as well, which takes longer.
 
-    Raises NotTheItem when it is another content, or `stopped` said so, and OSError.
+    Raises NotTheItem when it is another content, and OSError.
     """
-    whole, sha256s, sha1s, done = hashlib.sha256(), bytearray(), bytearray(), 0
-    buffer = memoryview(bytearray(_READ_BYTES))
-    while done < size:
-        piece256, piece1, end = hashlib.sha256(), hashlib.sha1(usedforsecurity=False), min(size, done + PIECE_SIZE)
-        while done < end:
-            got = os.preadv(descriptor, [buffer[: end - done]], done)
-            if got == 0 or stopped():
-                raise NotTheItem(sha256)
-            for hasher in (whole, piece256, piece1):
-                hasher.update(buffer[:got])
-            done += got
-        sha256s += piece256.digest()
-        sha1s += piece1.digest()
-    if whole.hexdigest() != sha256:
+    whole, sha256s, sha1s = hashlib.sha256(), bytearray(), bytearray()
+    buffer = memoryview(bytearray(min(PIECE_SIZE, max(size, 1))))
+    for index, start in enumerate(range(0, size, PIECE_SIZE)):
+        piece = _read(descriptor, start, buffer[: size - start])
+        if len(piece) != min(PIECE_SIZE, size - start) or not _is_right(piece, index, chunks):
+            raise NotTheItem(sha256)
+        if chunks is None:
+            whole.update(piece)
+        sha256s += hashlib.sha256(piece).digest()
+        sha1s += hashlib.sha1(piece, usedforsecurity=False).digest()
+    if chunks is None and whole.hexdigest() != sha256:
         raise NotTheItem(sha256)
     return Pieces(sha256, size, bytes(sha256s), bytes(sha1s))
+
+
+def _read(descriptor: int, offset: int, buffer: memoryview) -> memoryview:
+    """As much as there is, up to the size of the buffer."""
+    done = 0
+    while done < len(buffer) and (got := os.preadv(descriptor, [buffer[done:]], offset + done)):
+        done += got
+    return buffer[:done]
+
+
+def _is_right(piece: memoryview, index: int, chunks: bytes | None) -> bool:
+    expected = chunks and chunks[index * CHUNK_DIGEST_BYTES : (index + 1) * CHUNK_DIGEST_BYTES]
+    return expected is None or blake3(piece).digest() == expected

@@ -1,7 +1,7 @@
 """This host's part in private swarms: BitTorrent between hosts that are told of each other, and nobody else.
 
-No tracker, no DHT, no local discovery, no port mapping: whoever is not named as a peer is not let in. A torrent's file is reached by
-a descriptor of ours, so that it may be published under another name while it is shared. libtorrent is an extra and may be missing.
+No tracker, no DHT, no local discovery, no port mapping: whoever is not named as a peer is not let in. A torrent's file is reached
+by a descriptor of ours, so that it may be published under another name while it is shared. libtorrent is an extra.
 """
 
 from __future__ import annotations
@@ -129,8 +129,7 @@ class Swarm:
     def seeding(self) -> list[Seeding]:
         """All torrents that are shared."""
         with self._lock:
-            members = list(self._members.items())
-        statuses = [(sha256, member, member.handle.status()) for sha256, member in members]
+            statuses = [(sha256, member, member.handle.status()) for sha256, member in self._members.items()]
         return [Seeding(sha256, member.until, each.total_payload_upload, each.num_peers) for sha256, member, each in statuses]
 
     def leave(self, sha256: str) -> None:
@@ -216,7 +215,7 @@ class Swarm:
     def _run(self) -> None:
         while not self._closed.wait(ROUND_SECONDS):
             with self._lock:
-                over = [key for key, member in self._members.items() if member.until is not None and member.until < time.time()]
+                over = [sha256 for sha256, member in self._members.items() if _is_over(member)]
                 for sha256, member in self._members.items():
                     if sha256 not in over:
                         self._connect(member)
@@ -231,6 +230,11 @@ class Swarm:
                 return port
             time.sleep(0.01)
         raise TransportFailure("failed", f"nothing can listen on {where}")
+
+
+def _is_over(member: _Member) -> bool:
+    """Whether a seed's time is up, or nobody but us has its file any more."""
+    return member.until is not None and (member.until < time.time() or os.fstat(member.descriptor).st_nlink == 0)
 
 
 def parse_peers(text: str) -> list[Peer]:

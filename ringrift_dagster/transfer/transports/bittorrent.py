@@ -1,8 +1,8 @@
 """BitTorrent, for items that many hosts want at once: each gives on what it has while it fetches.
 
-An offer's address is the URL of the item at an agent, which is asked for the torrent; its option `peers` is `ip:port ip:port …`: the
-BitTorrent ports of all hosts that have it or fetch it, and of no others. A torrent's own hashes only keep a swarm clean: whether the
-bytes are the right ones is decided above.
+An offer's address is the URL of the item at an agent, which is asked for the torrent; its option `peers` is `ip:port ip:port …`:
+the BitTorrent ports of all hosts that have it or fetch it, and of no others. A torrent's own hashes only keep a swarm clean:
+whether the bytes are the right ones is decided above.
 """
 
 from __future__ import annotations
