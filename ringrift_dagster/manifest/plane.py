@@ -145,13 +145,19 @@ def publish_bucket_manifest(plane: Plane, client: Any) -> Published:
 
 
 def _bucket(place: Place, cluster: Cluster, s3_client: Callable[[], Any] | None, state: Path) -> Source:
-    from ringrift_dagster.manifest.sources.s3 import S3Source
+    from ringrift_dagster.manifest.sources.s3 import DEFAULT_PREFIXES, S3Source
+    from ringrift_dagster.manifest.sources.s3_manifest import DEFAULT_PREFIX
 
     try:
         client = s3_client() if s3_client else bucket_client(cluster)
     except Exception as error:  # a profile that is not there, an endpoint that is no URL: boto3 has many
         return _Unusable(place.name, f"{type(error).__name__}: {error}")
-    return S3Source(place.name, client, place.name, cache=state / f"{place.name}.db", strangers_known=cluster.hosts)
+    prefix = place.path.strip("/") or DEFAULT_PREFIX
+    below = DEFAULT_PREFIXES if f"{prefix}/".startswith(DEFAULT_PREFIXES) else (*DEFAULT_PREFIXES, f"{prefix}/")
+    cache = state / f"{place.name}.db"
+    return S3Source(
+        place.name, client, place.name, cache=cache, prefixes=below, strangers_known=cluster.hosts, manifest_prefix=prefix
+    )
 
 
 class _Unusable:

@@ -182,10 +182,14 @@ class Writer:
 
     def note(self, at: float, kind: str, location: str | None = None, **detail: Any) -> None:
         """Record a change of state for those who follow the manifest."""
-        self.touched = True
-        self.connection.execute(
-            sa.insert(schema.changes).values(at=at, kind=kind, location=location, detail=orjson.dumps(detail).decode())
-        )
+        self.note_all(at, kind, [(location, detail)])
+
+    def note_all(self, at: float, kind: str, changes: Sequence[tuple[str | None, Mapping[str, Any]]]) -> None:
+        """As `note`, for many of a kind: where, and in detail."""
+        if changes:
+            self.touched = True
+            rows = [{"at": at, "kind": kind, "location": where, "detail": orjson.dumps(told).decode()} for where, told in changes]
+            self.connection.execute(sa.insert(schema.changes), rows)
 
 
 class Prepared:

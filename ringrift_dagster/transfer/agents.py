@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util import Timeout, parse_url
 
+from ringrift_dagster.cluster.topology import Cluster
 from ringrift_dagster.manifest.inventory import Name, RelativePath, Seconds
 from ringrift_dagster.transfer.model import Order, Progress, Text, TransportName
 
@@ -28,6 +29,10 @@ POST_SECONDS = 30.0
 """For an order, which may be long and is made durable before the answer."""
 HASHING_SECONDS = 600.0
 """For an answer that needs an item to be read whole."""
+LOOK_SECONDS = 2.0
+"""For a look whether somebody is there whose help would be welcome."""
+HEALTH_SECONDS = 30.0
+"""So long what an agent said of itself is believed."""
 MAX_ANSWER_BYTES = 16 << 20
 CONNECTIONS = 64
 _READ_BYTES = 1 << 18
@@ -122,9 +127,10 @@ class AgentClient:
         """End an order; None if it knows none."""
         return self._pull("DELETE", id, ANSWER_SECONDS)
 
-    def prove(self, sha256: str, *, timeout: float = HASHING_SECONDS) -> Proof:
-        """Have it hash an item again, now."""
-        return self._parsed(Proof, self._request("POST", "/v1/proofs", timeout, orjson.dumps({"sha256": sha256})))
+    def prove(self, sha256: str, root: str | None = None, *, timeout: float = HASHING_SECONDS) -> Proof:
+        """Have it hash an item again, now: in any of its roots, or in one."""
+        body = orjson.dumps({"sha256": sha256} | ({"root": root} if root else {}))
+        return self._parsed(Proof, self._request("POST", "/v1/proofs", timeout, body))
 
     def drop(self, id: str, sha256: str, root: str) -> Dropped:
         """Have it remove an item from a root; the same id again changes nothing."""
@@ -226,3 +232,40 @@ def _translated(error: Exception) -> AgentSilent:
     if isinstance(error, urllib3.exceptions.NameResolutionError | urllib3.exceptions.SSLError | urllib3.exceptions.ProxyError):
         return AgentSilent("unreachable", str(error))
     return AgentSilent("server_error", str(error))
+
+
+class Agents:
+    """Clients of the agents of a cluster's hosts, and what they said of themselves lately. Threads may share it."""
+
+    def __init__(self, cluster: Cluster, token: str | None) -> None:
+        self._cluster = cluster
+        self._token = token
+        self._clients: dict[str, AgentClient] = {}
+        self._healths: dict[str, tuple[float, Health | None]] = {}
+
+    def client(self, host: str) -> AgentClient | None:
+        """The client of a host's agent; None if the hosts file has no address for it. Raises AgentSilent if that is no address."""
+        known = self._cluster.hosts.get(host)
+        url = known.agent_url if known is not None and known.active else None
+        if url is None:
+            return None
+        if host not in self._clients:
+            self._clients[host] = AgentClient(url, self._token, host)
+        return self._clients[host]
+
+    def health(self, host: str, *, max_age: float = HEALTH_SECONDS) -> Health | None:
+        """What a host's agent said of itself at most `max_age` seconds ago; None if it says nothing."""
+        known = self._healths.get(host)
+        if known is None or time.monotonic() - known[0] > max_age:
+            try:
+                client = self.client(host)
+                told = client.health(timeout=LOOK_SECONDS) if client else None
+            except (AgentSilent, AgentRefused):
+                told = None
+            known = self._healths[host] = time.monotonic(), told
+        return known[1]
+
+    def close(self) -> None:
+        """Close all connections."""
+        for client in list(self._clients.values()):
+            client.close()

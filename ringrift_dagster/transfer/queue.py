@@ -161,27 +161,43 @@ def draw(store: Store, owner: str, sources: Mapping[int, str], held: Sequence[Op
                 for each in here.values()
                 if each.id not in counted and lanes.take(each.size, turns.room(at_once, each.rank))
             }
-        for number in sorted(borne):
-            connection.execute(sa.update(operations).where(operations.c.id == number).values(source=sources[number]))
+        for source in sorted({sources[number] for number in borne}):
+            for batch in in_batches(sorted(number for number in borne if sources[number] == source)):
+                connection.execute(sa.update(operations).where(operations.c.id.in_(batch)).values(source=source))
         _set_free(connection, sorted(set(sources) & mine - borne), at=at, again_in=1.0, cause="link_busy", detail=None)
     return borne
 
 
 def complete(writer: Writer, held: Operation, brought: Brought, *, at: float) -> bool:
     """End an operation that was done, in the transaction that records what came of it. False if its lease is not held any more."""
-    if not _held(writer.connection, held.owner or "", [held]):
-        return False
-    values: dict[str, Any] = {
-        "transport": brought.transport, "source": brought.source, "bytes": brought.bytes, "seconds": brought.seconds,
-        "retries": brought.retries, "cause": None, "detail": None, "next_action": None,
-    }  # fmt: skip
-    _end(writer.connection, held.id, State.DONE, at, values)
-    rate = round(brought.bytes / brought.seconds) if brought.seconds else None
-    writer.note(
-        at, "OPERATION_DONE", held.target, operation=held.id, what=held.kind.value, item=held.sha256, priority=held.priority.name,
-        transport=brought.transport, source=brought.source, bytes=brought.bytes, bytes_a_second=rate,
+    return held.id in complete_all(writer, [(held, brought)], at=at)
+
+
+def complete_all(writer: Writer, ended: Sequence[tuple[Operation, Brought]], *, at: float) -> set[int]:
+    """As `complete`, for many of one owner at once; returns the ids of those whose leases were still held."""
+    if not ended:
+        return set()
+    mine = _held(writer.connection, ended[0][0].owner or "", [held for held, _ in ended])
+    counted = [(held, brought) for held, brought in ended if held.id in mine]
+    rows = [{"ended": held.id} | {f"by_{name}": getattr(brought, name) for name in _BROUGHT} for held, brought in counted]
+    if rows:
+        writer.connection.execute(_DONE.values(finished_at=at), rows)
+    writer.note_all(
+        at,
+        "OPERATION_DONE",
+        [
+            (
+                held.target,
+                {
+                    "operation": held.id, "what": held.kind.value, "item": held.sha256, "priority": held.priority.name,
+                    "transport": brought.transport, "source": brought.source, "bytes": brought.bytes,
+                    "bytes_a_second": round(brought.bytes / brought.seconds) if brought.seconds else None,
+                },
+            )
+            for held, brought in counted
+        ],
     )  # fmt: skip
-    return True
+    return mine
 
 
 def fail(
@@ -319,6 +335,18 @@ def counts(store: Store) -> dict[tuple[Priority, State], int]:
     return {(Priority(priority), State(state)): count for priority, state, count in rows}
 
 
+_BROUGHT = tuple(Brought.__dataclass_fields__)
+_NO_LEASE = {"owner": None, "leased_until": None, "due_at": None}
+_DONE = (
+    sa.update(operations)
+    .where(operations.c.id == sa.bindparam("ended"))
+    .values(
+        {name: sa.bindparam(f"by_{name}") for name in _BROUGHT}
+        | {"state": State.DONE.value, "cause": None, "detail": None, "next_action": None, **_NO_LEASE}
+    )
+)
+
+
 @contextmanager
 def _transaction(store: Store) -> Iterator[Connection]:
     """One that writes, without waiting for whoever writes the manifest where the database can do so."""
@@ -340,7 +368,7 @@ def _held(connection: Connection, owner: str, held: Iterable[Operation]) -> set[
 
 
 def _end(connection: Connection, number: int, state: State, at: float, values: Mapping[str, Any]) -> None:
-    ended = {"state": state.value, "finished_at": at, "owner": None, "leased_until": None, "due_at": None}
+    ended = {"state": state.value, "finished_at": at, **_NO_LEASE}
     connection.execute(sa.update(operations).where(operations.c.id == number).values({**ended, **values}))
 
 
