@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ringrift_dagster.transfer.model import Priority
 
@@ -20,12 +20,12 @@ MIN_PIECE = 16 << 10
 """Bytes are let through in pieces, of so many seconds of the slowest link, or of so many bytes."""
 SLICE_SECONDS = 0.2
 """Nobody waits longer without looking whether it was cancelled."""
-_SHORTEST = 0.001
 ACTIVE_SECONDS = 0.5
 """So long after its last bytes a class counts as contending."""
 CRITICAL_SHARE = 0.7
 WEIGHTS = {Priority.HIGH: 4.0, Priority.NORMAL: 2.0, Priority.LOW: 1.0, Priority.COLD_STORAGE: 1.0}
 """How the others share what CRITICAL leaves them. Whoever is alone has all."""
+_SHORTEST = 0.001
 
 
 class TokenBucket:
@@ -123,96 +123,118 @@ class _Link:
 
 
 @dataclass(eq=False)
-class _Waiting:
+class Want:
+    """Bytes that somebody waits for."""
+
     links: list[_Link]
     n: int
     priority: Priority
-    granted: bool = field(default=False)
+    granted: bool = False
+
+
+class Sharing:
+    """Who may go next on which links, at the time that the clock tells. For one thread at a time, and never waits itself."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._links: dict[str, _Link] = {}
+        self._wants: list[Want] = []
+
+    def link(self, name: str) -> _Link:
+        """A link by name; one that nobody set has no limit."""
+        if name not in self._links:
+            self._links[name] = _Link(None, self._clock)
+        return self._links[name]
+
+    def links(self) -> dict[str, _Link]:
+        return dict(self._links)
+
+    def want(self, names: Sequence[str], n: int, priority: Priority) -> Want:
+        """Get in line."""
+        want = Want([self.link(name) for name in names], n, priority)
+        self._wants.append(want)
+        return want
+
+    def give_up(self, want: Want) -> None:
+        """Leave the line."""
+        if not want.granted:
+            self._wants.remove(want)
+
+    def grant(self) -> tuple[int, float]:
+        """Let through what may flow now; returns how many that were, and in how many seconds more may."""
+        for want in self._wants:
+            for link in want.links:
+                link.see(want.priority)
+        granted, left = 0, SLICE_SECONDS
+        while self._wants:
+            waits = [(max((link.bucket.wait() for link in want.links), default=0.0), want) for want in self._wants]
+            free = [want for wait, want in waits if wait == 0]
+            if not free:
+                left = min(left, *(wait for wait, _ in waits))
+                break
+            chosen = min(free, key=_urgency)
+            for link in chosen.links:
+                link.pass_through(chosen.n, chosen.priority)
+            chosen.granted = True
+            self._wants.remove(chosen)
+            granted += 1
+        return granted, left
 
 
 class Links:
     """The links of a host. Safe to use from several threads."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
         self._changed = threading.Condition()
-        self._links: dict[str, _Link] = {}
-        self._waiting: list[_Waiting] = []
+        self._sharing = Sharing(clock)
 
     def set(self, name: str, rate: float | None) -> None:
         """What a link bears, in bytes a second; None: no limit."""
         with self._changed:
-            link = self._link(name)
-            if link.bucket.rate != rate:
-                link.bucket.set(rate)
+            bucket = self._sharing.link(name).bucket
+            if bucket.rate != rate:
+                bucket.set(rate)
                 self._changed.notify_all()
 
     def take(self, names: Sequence[str], n: int, priority: Priority, cancelled: Callable[[], bool]) -> None:
         """Wait until `n` bytes may flow over all these links. Returns early when it is cancelled."""
-        piece = n
-        if (rate := self.rate(names)) is not None:
-            piece = max(MIN_PIECE, int(rate * PIECE_SECONDS))
+        rate = self.rate(names)
+        piece = n if rate is None else max(MIN_PIECE, int(rate * PIECE_SECONDS))
         while n > 0 and self._take(names, min(n, piece), priority, cancelled):
             n -= piece
 
     def rate(self, names: Sequence[str]) -> float | None:
         """The lowest limit of these links in bytes a second; None if none has one."""
         with self._changed:
-            rates = [link.bucket.rate for name in names if (link := self._links.get(name)) and link.bucket.rate is not None]
+            rates = [rate for name in names if (rate := self._sharing.link(name).bucket.rate) is not None]
         return min(rates, default=None)
 
     def rates(self) -> dict[str, tuple[float | None, float]]:
         """Of every link its limit, and what flowed in the last second, in bytes a second."""
         with self._changed:
-            return {name: (link.bucket.rate, link.flow()) for name, link in self._links.items()}
+            return {name: (link.bucket.rate, link.flow()) for name, link in self._sharing.links().items()}
 
     def _take(self, names: Sequence[str], n: int, priority: Priority, cancelled: Callable[[], bool]) -> bool:
         """Whether they may flow; False when it was cancelled."""
         with self._changed:
-            mine = _Waiting([self._link(name) for name in names], n, priority)
-            self._waiting.append(mine)
+            want = self._sharing.want(names, n, priority)
         try:
             while True:
                 with self._changed:
-                    left = self._grant()
-                    if not mine.granted:
+                    granted, left = self._sharing.grant()
+                    if granted > want.granted:  # others than this one
+                        self._changed.notify_all()
+                    if not want.granted:
                         self._changed.wait(max(_SHORTEST, left))
-                    if mine.granted:
+                    if want.granted:
                         return True
                 if cancelled():
                     return False
         finally:
             with self._changed:
-                if not mine.granted:
-                    self._waiting.remove(mine)
-
-    def _grant(self) -> float:
-        """Let through what may flow now; returns in how many seconds more may."""
-        for each in self._waiting:
-            for link in each.links:
-                link.see(each.priority)
-        left, any_granted = SLICE_SECONDS, True
-        while any_granted:
-            any_granted = False
-            for each in sorted(self._waiting, key=_urgency):
-                wait = max((link.bucket.wait() for link in each.links), default=0.0)
-                if wait > 0:
-                    left = min(left, wait)
-                    continue
-                for link in each.links:
-                    link.pass_through(each.n, each.priority)
-                each.granted = any_granted = True
-                self._waiting.remove(each)
-                break  # what it had changes whose turn it is
-            if any_granted:
-                self._changed.notify_all()
-        return left
-
-    def _link(self, name: str) -> _Link:
-        if name not in self._links:
-            self._links[name] = _Link(None, self._clock)
-        return self._links[name]
+                self._sharing.give_up(want)
 
 
-def _urgency(waiting: _Waiting) -> tuple[float, Priority]:
-    return max((link.ahead(waiting.priority) for link in waiting.links), default=0.0), waiting.priority
+def _urgency(want: Want) -> tuple[float, Priority]:
+    """What has had the least for its weight is first."""
+    return max((link.ahead(want.priority) for link in want.links), default=0.0), want.priority
