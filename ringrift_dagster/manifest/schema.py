@@ -359,3 +359,87 @@ backpressure_sources = Table(
     Column("reason", String(300), nullable=False),
     comment="Who says that less urgent work has to wait.",
 )
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", _Id, primary_key=True, comment="in the order of receipt; what consumers remember"),
+    Column("event_id", String(36), nullable=False, unique=True),
+    Column("type", String(32), nullable=False),
+    Column("host", String(100), nullable=False, comment="whose agent took it in; the coordinator's own are of `home`"),
+    Column("epoch", String(36), comment="of that host's outbox; none for the coordinator's own"),
+    Column("sequence", BigInteger, comment="its place there"),
+    Column("at", Double, nullable=False, comment="when it happened"),
+    Column("received_at", Double, nullable=False),
+    Column("config", String(16), comment="that it is about"),
+    Column("subject", String(100), comment="the host that it is about"),
+    Column("payload", Text, nullable=False, comment="JSON"),
+    sqlite_autoincrement=True,
+    comment="What hosts told, and what the coordinator tells.",
+)
+Index("ix_events_type", events.c.type, events.c.id)
+
+event_hosts = Table(
+    "event_hosts",
+    metadata,
+    Column("host", String(100), nullable=False),
+    Column("epoch", String(36), nullable=False),
+    Column("sequence", BigInteger, nullable=False, comment="everything up to it was received"),
+    Column("received_at", Double, nullable=False),
+    PrimaryKeyConstraint("host", "epoch"),
+    comment="How far every host's outbox was read.",
+)
+
+handled_events = Table(
+    "handled_events",
+    metadata,
+    Column("event", ForeignKey("events.id", ondelete="CASCADE"), nullable=False),
+    Column("consumer", String(50), nullable=False),
+    Column("at", Double, nullable=False),
+    Column("outcome", Text, comment="in a line"),
+    PrimaryKeyConstraint("event", "consumer"),
+    comment="Who has done what there was to do about an event.",
+)
+
+dead_letters = Table(
+    "dead_letters",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("event_id", String(36), nullable=False, unique=True),
+    Column("host", String(100), nullable=False, comment="where it was told"),
+    Column("epoch", String(36)),
+    Column("sequence", BigInteger),
+    Column("reason", String(32), nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("raw", Text, nullable=False, comment="its text, as far as it fits"),
+    Column("at", Double, nullable=False, comment="when it was told"),
+    Column("received_at", Double, nullable=False),
+    Column("replayed_at", Double, comment="when it was understood after all"),
+    sqlite_autoincrement=True,
+    comment="What could not be understood.",
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("event", ForeignKey("events.id", ondelete="CASCADE"), nullable=False),
+    Column("target", String(110), nullable=False, comment="`host X` or `webhook X`"),
+    Column("attempts", Integer, nullable=False, server_default="0", comment="that failed"),
+    Column("due_at", Double, nullable=False),
+    Column("cause", String(200), comment="of the last failure"),
+    Column("ended_at", Double, comment="delivered, or given up"),
+    Column("delivered", Boolean, nullable=False, server_default=sa.false()),
+    PrimaryKeyConstraint("target", "event"),
+    comment="To whom an event has to be told.",
+)
+_undelivered = deliveries.c.ended_at.is_(None)
+Index("ix_deliveries_open", deliveries.c.target, deliveries.c.event, sqlite_where=_undelivered, postgresql_where=_undelivered)
+Index("ix_deliveries_event", deliveries.c.event)
+
+webhook_cursors = Table(
+    "webhook_cursors",
+    metadata,
+    Column("name", String(100), primary_key=True),
+    Column("event", BigInteger, nullable=False, comment="up to it events were considered"),
+    comment="From where on a webhook is told.",
+)
