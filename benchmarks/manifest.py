@@ -17,12 +17,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from ringrift_dagster.cluster.topology import Place
+from ringrift_dagster.cluster.topology import AgeLimits, Place
 from ringrift_dagster.games.config import CONFIG_KEYS
 from ringrift_dagster.manifest import freshness, liveness, queries
 from ringrift_dagster.manifest.inventory import FoundItem, Inventory, ItemType, Soundness
@@ -148,9 +147,7 @@ def measure(url: str, items: int) -> dict[str, Any]:
         rescan("every row new", lambda attempt: told(names[1], held[0], full=False, version=attempt))
         figures["sole copies of one location, ms"] = 1000 * timed(lambda: queries.sole_copies(store, at_location=names[2]))
         figures["under-replicated, whole cluster, ms"] = 1000 * timed(lambda: queries.under_replicated(store, REPLICAS))
-        report = [
-            timed(lambda: freshness.host_freshness(store, NOW, limit=timedelta(hours=48), hosts_only=False)) for _ in range(5)
-        ]
+        report = [timed(lambda: freshness.host_freshness(store, NOW, limits=AgeLimits(), hosts_only=False)) for _ in range(5)]
         figures[f"freshness report, {LOCATIONS} locations, ms"] = 1000 * min(report)
     return figures
 

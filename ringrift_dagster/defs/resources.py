@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from pydantic import Field
 from ringrift_dagster.home import Home
 
 if TYPE_CHECKING:
-    from ringrift_dagster.cluster.topology import Cluster
+    from ringrift_dagster.cluster.topology import AgeLimits, Cluster
     from ringrift_dagster.manifest.plane import Plane
     from ringrift_dagster.manifest.store import Store
 
@@ -38,19 +37,24 @@ class HomeResource(dg.ConfigurableResource):
 class FreshnessLimits(dg.ConfigurableResource):
     """Age of a config's newest game from which training on it is doubtful, and from which it is wrong.
 
-    The check results carry both numbers: nobody widens them unseen.
+    The hosts file says both, in its section `freshness`. What is set here may only be stricter: nobody widens the limits unseen.
     """
 
-    warn_hours: float = Field(default=24, gt=0)
-    fail_hours: float = Field(default=48, gt=0)
+    warn_hours: float | None = Field(default=None, gt=0, description="Stricter than the hosts file says; empty: what it says.")
+    fail_hours: float | None = Field(default=None, gt=0, description="Stricter than the hosts file says; empty: what it says.")
 
-    @property
-    def warn(self) -> timedelta:
-        return timedelta(hours=self.warn_hours)
-
-    @property
-    def fail(self) -> timedelta:
-        return timedelta(hours=self.fail_hours)
+    def within(self, declared: AgeLimits) -> AgeLimits:
+        """The limits that hold, given those of the hosts file. Raises dagster.Failure if these here are wider."""
+        given = {name: value for name in ("warn_hours", "fail_hours") if (value := getattr(self, name)) is not None}
+        for name, value in given.items():
+            if value > (allowed := getattr(declared, name)):
+                raise dg.Failure(
+                    f"limits.{name} is {value:g}, wider than the {allowed:g} of the hosts file; change it there, or leave it empty",
+                    allow_retries=False,
+                )
+        fail = given.get("fail_hours", declared.fail_hours)
+        warn = min(given.get("warn_hours", declared.warn_hours), fail)
+        return declared.model_copy(update={"warn_hours": warn, "fail_hours": fail})
 
 
 class PlaneResource(dg.ConfigurableResource):

@@ -1,30 +1,33 @@
 """What every location would train on: for each location and config, how old its newest game is and why it is stale.
 
 Age is that of the newest *game* in the sound training sets that lie there; the time of an export or of a copy is shown and proves
-nothing. Missing evidence is stale. The state of the canonical games themselves is `datasets.freshness`' business.
+nothing. Missing evidence is stale. Whether an age is good enough `staleness` judges.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 import sqlalchemy as sa
 
+from ringrift_dagster.cluster.topology import AgeLimits
 from ringrift_dagster.games.config import CONFIG_KEYS
-from ringrift_dagster.manifest.inventory import ItemType, Soundness
-from ringrift_dagster.manifest.schema import holdings, items, locations, mounts, replicas
+from ringrift_dagster.manifest.inventory import ItemType
+from ringrift_dagster.manifest.overrides import Override, in_force
+from ringrift_dagster.manifest.schema import holdings, locations, mounts, replicas
+from ringrift_dagster.manifest.staleness import Reason, Staleness, judge, references, stale
 from ringrift_dagster.manifest.states import Liveness, ReplicaState
 from ringrift_dagster.manifest.store import Store, in_batches
-
-FUTURE_SECONDS = 3600.0
-"""A game this much younger than now comes from a wrong clock: its time is no evidence."""
 
 
 @dataclass(frozen=True)
 class HostFreshness:
-    """What a location holds of a config. Ages and times in seconds; `why` says why it is stale, and is None if it is fresh."""
+    """What a location holds of a config. Ages and times in seconds.
+
+    `reason` and `why` say why it is stale, and are None if it is fresh; `override` is the exception that excuses its age, if any.
+    """
 
     location: str
     config: str
@@ -35,31 +38,32 @@ class HostFreshness:
     is_reference: bool | None
     """Whether it holds the reference copy; None if there is none."""
     verified_at: float | None
+    state: str
+    reason: Reason | None
     why: str | None
+    override: Override | None = None
 
     @property
     def fresh(self) -> bool:
-        return self.why is None
+        return self.reason is None
+
+    @property
+    def may_train(self) -> bool:
+        """Whether the gate lets a job on this host train on it."""
+        return self.fresh or self.override is not None
 
 
-class Reference(NamedTuple):
-    """The training set that jobs of a config should use."""
-
-    item_id: int
-    sha256: bytes
-    samples: int | None
-    newest_game: float | None
-
-
-def host_freshness(store: Store, now: float, *, limit: timedelta, hosts_only: bool = True) -> list[HostFreshness]:
-    """A row for each config at each location that is still in the hosts file, by location and config."""
+def host_freshness(
+    store: Store, now: float, *, limits: AgeLimits, hosts_only: bool = True, only: str | None = None
+) -> list[HostFreshness]:
+    """A row for each config at each location that is still in the hosts file, or at `only` that one; by location and config."""
     with store.reading() as connection:
         best = references(connection, now)
+        excused = in_force(connection, now)
         kinds = ("host",) if hosts_only else ("host", "disk", "shared", "drive", "s3")
         columns = (locations.c.id, locations.c.name, locations.c.liveness, locations.c.answered_at)
-        places = connection.execute(
-            sa.select(*columns).where(locations.c.active, locations.c.kind.in_(kinds)).order_by(locations.c.name)
-        ).all()
+        query = sa.select(*columns).where(locations.c.active, locations.c.kind.in_(kinds)).order_by(locations.c.name)
+        places = connection.execute(query if only is None else query.where(locations.c.name == only)).all()
         cells = {
             (row.location_id, row.config): row
             for row in connection.execute(sa.select(holdings).where(holdings.c.type == ItemType.NPZ, holdings.c.replicas > 0))
@@ -73,64 +77,53 @@ def host_freshness(store: Store, now: float, *, limit: timedelta, hosts_only: bo
             there = [cells[key] for location in visible if (key := (location, config)) in cells]
             wanted = best.get(config)
             has_it = None if wanted is None else any((location, wanted.item_id) in holders for location in visible)
-            rows.append(_judge(place, config, there, has_it, now, limit))
+            rows.append(_row(place, config, there, has_it, _judge(place, there, has_it, limits, now, excused.get(config))))
     return rows
 
 
-def references(connection: sa.Connection, now: float) -> dict[str, Reference]:
-    """For each config the sound training set with the newest game, the larger of two, that can be reached."""
-    future = items.c.newest_game > now + FUTURE_SECONDS
-    found: dict[str, Reference] = {}
-    reachable = (
-        sa.select(sa.literal(1))
-        .select_from(replicas)
-        .join(locations, locations.c.id == replicas.c.location_id)
-        .where(
-            replicas.c.item_id == items.c.id, replicas.c.state == ReplicaState.AVAILABLE, locations.c.liveness == Liveness.ONLINE
-        )
-        .exists()
-    )
-    for config in CONFIG_KEYS:
-        row = connection.execute(
-            sa.select(items.c.id, items.c.sha256, items.c.samples, items.c.newest_game)
-            .where(items.c.config == config, items.c.type == ItemType.NPZ, items.c.soundness == Soundness.SOUND)
-            .where(items.c.newest_game.is_not(None), ~future, reachable)
-            .order_by(items.c.newest_game.desc(), items.c.samples.desc().nulls_last(), items.c.id)
-            .limit(1)
-        ).one_or_none()
-        if row is not None:
-            found[config] = Reference(*row)
-    return found
+def of_host(store: Store, host: str, config: str, limits: AgeLimits, now: float) -> HostFreshness | None:
+    """What one host would train on; None if the hosts file names no such host."""
+    return next((row for row in host_freshness(store, now, limits=limits, only=host) if row.config == config), None)
 
 
-def _judge(place: Any, config: str, cells: list[Any], has_it: bool | None, now: float, limit: timedelta) -> HostFreshness:
-    newest = max((cell.newest_game for cell in cells if cell.newest_game is not None), default=None)
-    age = None if newest is None else now - newest
+def _judge(
+    place: Any, cells: list[Any], has_it: bool | None, limits: AgeLimits, now: float, override: Override | None
+) -> Staleness:
+    newest = _newest(cell.newest_game for cell in cells)
     if place.liveness != Liveness.ONLINE:
-        why = f"the host is {place.liveness}"
-    elif not cells:
-        why = "it has no training set"
-    elif age is None:
-        why = "no sound training set tells when its newest game was"
-    elif age < -FUTURE_SECONDS:
-        why, age = "its newest game is in the future: a clock is wrong", None
-    elif age > limit.total_seconds():
-        why = f"its newest game is {age / 3600:.1f} h old, more than {limit.total_seconds() / 3600:g} h"
-    elif has_it is False:
-        why = "it lacks the reference copy, which has newer games or more samples"
-    else:
-        why = None
+        return stale(Reason.UNREACHABLE, f"the host is {place.liveness}", newest_game=newest)
+    if not cells:
+        return stale(Reason.NO_DATA, "it has no training set")
+    if newest is None:
+        return stale(Reason.NO_GAME_TIME, "no sound training set tells when its newest game was")
+    verdict = judge(newest, limits, now, override)
+    if verdict.may_train and has_it is False:
+        lacks = "it lacks the reference copy, which has newer games or more samples"
+        return stale(Reason.NOT_THE_REFERENCE, lacks, newest_game=newest, age=verdict.age)
+    if verdict.may_train and has_it is None:
+        return stale(Reason.UNSOUND, "nobody has found its training sets sound", newest_game=newest, age=verdict.age)
+    return verdict
+
+
+def _row(place: Any, config: str, cells: list[Any], has_it: bool | None, verdict: Staleness) -> HostFreshness:
     return HostFreshness(
         location=place.name,
         config=config,
-        newest_game=newest,
-        newest_export=max((cell.newest_mtime for cell in cells if cell.newest_mtime), default=None),
-        age=age,
+        newest_game=_newest(cell.newest_game for cell in cells),
+        newest_export=_newest(cell.newest_mtime for cell in cells),
+        age=verdict.age,
         training_sets=sum(cell.replicas for cell in cells),
         is_reference=has_it,
-        verified_at=max((cell.verified_at for cell in cells if cell.verified_at), default=None),
-        why=why,
+        verified_at=_newest(cell.verified_at for cell in cells),
+        state=verdict.state,
+        reason=verdict.reason,
+        why=verdict.detail,
+        override=verdict.override,
     )
+
+
+def _newest(times: Iterable[float | None]) -> float | None:
+    return max((time for time in times if time is not None), default=None)
 
 
 def _holders(connection: sa.Connection, references: list[int]) -> set[tuple[int, int]]:

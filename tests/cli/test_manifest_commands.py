@@ -24,7 +24,10 @@ from tests.manifest.telling import tell
 from tests.s3_servers import KEY, SECRET, new_bucket, rclone_server
 
 NPZ = DATA / "damaged" / "base_ok.npz"
+STRICT = "freshness: {warn_hours: 0.001, fail_hours: 0.001}\n"
+"""A limit that no recorded game keeps, whenever the tests run."""
 HOSTS = """
+freshness: {{warn_hours: 0.001, fail_hours: 0.001}}
 hosts:
   gpu-1: {{data_server_url: "{url}", provider: lambda, role: gpu_training_primary, ringrift_path: {root}}}
 """
@@ -69,6 +72,12 @@ def settled(command: Command) -> None:
     raise AssertionError(told)
 
 
+def excused(command: Command, config: str) -> None:
+    """A person lets the config train on old games."""
+    signed = ("--who", "a tester", "--why", "recorded games are old", "--hours", "1")
+    assert command("freshness", "override", "--config", config, *signed)[0] == 0
+
+
 def test_from_a_refresh_to_every_answer(cluster: Path, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     settled(command)
     sha256 = file_sha256(NPZ)
@@ -82,13 +91,15 @@ def test_from_a_refresh_to_every_answer(cluster: Path, command: Command, capsys:
     assert (code, [item["sha256"] for item in found]) == (0, [sha256])
     assert command("manifest", "query", "--config", "square8_3p", "--min-samples", "10000") == (1, [])
 
-    code, found = command("freshness", "--max-age", "1000000")
-    assert (code, [(row["location"], row["config"], row["fresh"]) for row in found["hosts"]]) == (
-        0,
-        [("gpu-1", "square8_3p", True)],
+    code, found = command("freshness")
+    assert (code, [(row["location"], row["config"], row["reason"]) for row in found["hosts"]]) == (
+        1,
+        [("gpu-1", "square8_3p", "too_old")],
     )
-    code, found = command("freshness", "--max-age", "0.001")
-    assert (code, "more than" in found["hosts"][0]["why"]) == (1, True)
+    assert "more than 0.001 h" in found["hosts"][0]["why"]
+    excused(command, "square8_3p")
+    code, found = command("freshness")
+    assert (code, [(row["fresh"], row["may_train"]) for row in found["hosts"]]) == (0, [(False, True)])
 
     code, found = command("manifest", "danger")
     assert (code, [item["copies"] for item in found]) == (1, [1])
@@ -147,7 +158,7 @@ def test_what_a_brake_holds_is_bad_news_until_a_person_accepts_it(
     assert run(["orphans"]) == 1
     out = capsys.readouterr().out
     assert "manifest accept gpu-1" in out and "every item can be reached" not in out
-    code, found = command("freshness", "--max-age", "1000000")
+    code, found = command("freshness")
     assert (code, found["hosts"]) == (1, []), "that no host has a training set any more is not fresh"
 
     monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
@@ -164,19 +175,25 @@ def test_old_canonical_games_are_stale_whatever_hosts_hold(
     home: Home, recorded: Callable[[str], Path], command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     append_canonical("square8_4p", [recorded("canonical_square8_4p")], home)
-    code, found = command("freshness", "--max-age", "1000000")
-    assert (code, [(row["config"], row["state"]) for row in found["canonical_games"]]) == (0, [("square8_4p", "fresh")])
-    code, found = command("freshness", "--max-age", "0.001")
+    (home.root / "distributed_hosts.yaml").write_text(STRICT + "hosts: {}\n")
+    code, found = command("freshness")
     assert (code, [(row["config"], row["state"]) for row in found["canonical_games"]]) == (1, [("square8_4p", "stale")])
-    assert command("freshness", "--max-age", "0.001", "--config", "hex8_2p") == (0, {"hosts": [], "canonical_games": []})
+    code, found = command("freshness", "--config", "hex8_2p")
+    assert (code, found["hosts"], found["canonical_games"]) == (0, [], [])
     capsys.readouterr()
-    assert run(["freshness", "--max-age", "0.001"]) == 1
+    assert run(["freshness"]) == 1
     assert "stale" in capsys.readouterr().out
+    excused(command, "square8_4p")
+    code, found = command("freshness")
+    row = found["canonical_games"][0]
+    assert (code, row["state"], row["may_train"], row["override"]["who"]) == (0, "stale", True, "a tester")
+    assert run(["freshness"]) == 0
+    assert "by a tester" in capsys.readouterr().out
 
 
 def test_a_config_that_is_asked_for_by_name_should_be_there(cluster: Path, command: Command) -> None:
     settled(command)
-    code, found = command("freshness", "--max-age", "1000000", "--config", "hex8_2p")
+    code, found = command("freshness", "--config", "hex8_2p")
     assert (code, [(row["location"], row["config"], row["why"]) for row in found["hosts"]]) == (
         1,
         [("gpu-1", "hex8_2p", "it has no training set")],
@@ -258,7 +275,7 @@ def test_one_name_of_two_contents_asks_for_a_hash(cluster: Path, command: Comman
         (["manifest", "publish"], 2, "sync_routing.s3"),
         (["manifest", "accept", "mars"], 2, "no location"),
         (["manifest", "refresh", "--hosts-file", "/nowhere.yaml"], 2, "/nowhere.yaml"),
-        (["freshness", "--max-age", "0"], 2, "--max-age"),
+        (["freshness", "--max-age", "1000"], 2, "--max-age"),
     ],
 )
 def test_errors_are_one_line_that_says_what_to_do(

@@ -6,8 +6,7 @@ Here a host holds the data only if it holds the very content that is the referen
 
 from __future__ import annotations
 
-from datetime import timedelta
-
+from ringrift_dagster.cluster.topology import AgeLimits
 from ringrift_dagster.manifest.freshness import host_freshness
 from ringrift_dagster.manifest.inventory import ItemType
 from ringrift_dagster.manifest.queries import items_by_quality
@@ -25,7 +24,7 @@ def test_a_small_old_training_set_of_the_same_name_is_stale(store: Store) -> Non
     tell(store, "nebius-1", [large], at=NOW)
     tell(store, "vast-1", [small], at=NOW)
 
-    rows = {row.location: row for row in host_freshness(store, NOW, limit=timedelta(hours=48)) if row.config == "hex8_2p"}
+    rows = {row.location: row for row in host_freshness(store, NOW, limits=AgeLimits()) if row.config == "hex8_2p"}
 
     assert rows["nebius-1"].fresh
     assert rows["vast-1"].why == "it lacks the reference copy, which has newer games or more samples"

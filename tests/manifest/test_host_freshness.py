@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 import pytest
 
+from ringrift_dagster.cluster.topology import AgeLimits
 from ringrift_dagster.games.config import CONFIG_KEYS
 from ringrift_dagster.manifest.freshness import HostFreshness, host_freshness
 from ringrift_dagster.manifest.inventory import Soundness
@@ -25,11 +24,11 @@ def _declared(store: Store) -> None:
 
 
 def rows(store: Store, config: str = "hex8_2p") -> dict[str, HostFreshness]:
-    return {row.location: row for row in host_freshness(store, NOW, limit=timedelta(hours=48)) if row.config == config}
+    return {row.location: row for row in host_freshness(store, NOW, limits=AgeLimits()) if row.config == config}
 
 
 def test_every_host_has_a_row_for_every_config(store: Store) -> None:
-    found = host_freshness(store, NOW, limit=timedelta(hours=48))
+    found = host_freshness(store, NOW, limits=AgeLimits())
     assert [(row.location, row.config) for row in found] == [(host, config) for host in sorted(HOSTS) for config in CONFIG_KEYS]
     assert {row.why for row in found} == {"it has no training set"}
 
