@@ -74,6 +74,12 @@ def node() -> None:
     metavar="GIB",
     help="What stays free on every disk that is written to.",
 )
+@click.option(
+    "--bittorrent",
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    help="Share large items with hosts that fetch them too, from this port; 0 takes a free one.  [default: not]",
+)
 def serve(
     root: Path,
     name: str,
@@ -88,6 +94,7 @@ def serve(
     home: Path | None,
     uplink: float | None,
     keep_free: float,
+    bittorrent: int | None,
 ) -> int:
     """Tell what this host holds, serve it by hash, and pull what is ordered, until stopped.
 
@@ -97,6 +104,7 @@ def serve(
     from ringrift_dagster.node.agent import AgentConfig
     from ringrift_dagster.node.serve import Unprotected, token_from_env
     from ringrift_dagster.node.serve import serve as run
+    from ringrift_dagster.transfer.transports.protocol import TransportFailure
 
     if not _LOCATION.fullmatch(name):
         raise click.UsageError(f"not a host's name: {name!r}")
@@ -117,10 +125,11 @@ def serve(
         home=home.absolute() if home else None,
         uplink=uplink * 1e6 if uplink else None,
         min_free_bytes=int(keep_free * 2**30),
+        bittorrent=None if bittorrent is None else (host, bittorrent),
     )
     try:
         run(config, host, port)
-    except Unprotected as error:
+    except (Unprotected, TransportFailure) as error:
         raise Unreadable(str(error)) from None
     except OSError as error:
         raise Unreadable(f"{host}:{port}: {error.strerror or error}") from None

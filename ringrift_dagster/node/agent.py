@@ -13,6 +13,7 @@ from ringrift_dagster.node.pulls import Pulls
 from ringrift_dagster.node.roots import HOME, TREE, Root, RootKind
 from ringrift_dagster.node.transports import close_transports, make_transports
 from ringrift_dagster.node.uplink import Uplink
+from ringrift_dagster.transfer.swarm import Swarm
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class AgentConfig:
 
     `state` is where the agent remembers; by default below the root. Whoever asks needs `token`, if there is one, and so do the
     agents that this one asks. `home`: this project's own home, where this is its host. `min_free_bytes` stay free on every disk.
-    `uplink` bytes a second are sent at most, all objects together.
+    `uplink` bytes a second are sent at most, all objects together, and as much again to peers of `bittorrent`: the address and port
+    for that, if there is to be any.
     """
 
     name: str
@@ -36,10 +38,14 @@ class AgentConfig:
     scrub_rest: float = 0.0
     home: Path | None = None
     uplink: float | None = None
+    bittorrent: tuple[str, int] | None = None
 
 
 class Agent:
-    """The roots of a host, and what is pulled into them. Use as a context manager to have them scanned, and pulls go on."""
+    """The roots of a host, and what is pulled into them. Use as a context manager to have them scanned, and pulls go on.
+
+    Raises TransportFailure when it is to share by BitTorrent and cannot.
+    """
 
     def __init__(self, config: AgentConfig) -> None:
         self.config = config
@@ -53,10 +59,11 @@ class Agent:
         if config.home is not None:
             self.roots[HOME] = self._root(HOME, "home", HOME, config.home, HOME_LAYOUT, state / "roots" / HOME)
         self.uplink = Uplink(config.uplink)
+        self.swarm = Swarm(*config.bittorrent, upload=config.uplink) if config.bittorrent else None
         self.pulls = Pulls(
             self.roots,
             state,
-            make_transports(self.roots, state, config.token),
+            make_transports(self.roots, state, config.token, self.swarm),
             min_free_bytes=config.min_free_bytes,
             metrics=self.metrics,
         )
@@ -83,5 +90,7 @@ class Agent:
     def __exit__(self, *_: object) -> None:
         self.pulls.__exit__(None, None, None)
         close_transports(self.pulls.transports)
+        if self.swarm is not None:
+            self.swarm.close()
         for root in self.roots.values():
             root.stop()

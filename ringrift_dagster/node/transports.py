@@ -10,7 +10,9 @@ from typing import Protocol, runtime_checkable
 
 from ringrift_dagster.node.roots import Root
 from ringrift_dagster.transfer.model import TransportName
+from ringrift_dagster.transfer.swarm import Swarm
 from ringrift_dagster.transfer.transports.aria2 import Aria2Transport
+from ringrift_dagster.transfer.transports.bittorrent import BitTorrentTransport
 from ringrift_dagster.transfer.transports.http import HttpTransport
 from ringrift_dagster.transfer.transports.protocol import RangeTransport, WholeTransport
 from ringrift_dagster.transfer.transports.rsync import RsyncTransport
@@ -25,7 +27,7 @@ class _Closable(Protocol):
     def close(self) -> None: ...
 
 
-def make_transports(roots: Mapping[str, Root], state: Path, token: str | None) -> Transports:
+def make_transports(roots: Mapping[str, Root], state: Path, token: str | None, swarm: Swarm | None) -> Transports:
     """All that this host can do. `state` is where they remember something, `token` what other agents want to see."""
     transports: dict[TransportName, RangeTransport | WholeTransport] = {
         TransportName.SHARED: SharedTransport({root.location: root.tree for root in roots.values()}),
@@ -36,6 +38,8 @@ def make_transports(roots: Mapping[str, Root], state: Path, token: str | None) -
         transports[TransportName.RSYNC] = RsyncTransport(state / "known_hosts")
     if shutil.which("aria2c"):
         transports[TransportName.ARIA2] = Aria2Transport(state / "aria2", token)
+    if swarm is not None:
+        transports[TransportName.BITTORRENT] = BitTorrentTransport(swarm, token)
     return transports
 
 
