@@ -240,10 +240,12 @@ class _Merge:
                 time.sleep(PAUSE_SECONDS)
             self.connection.execute("BEGIN IMMEDIATE")
             ends = time.monotonic() + HOLD_SECONDS
-            while at < len(wanted) and time.monotonic() < ends:
+            while True:
                 lacking = [game for game in wanted[at : at + STEP_GAMES] if not self._is_there(game)]
                 taken = self._add(lacking, copies)
                 added, refused, at = added + taken, refused + len(lacking) - taken, at + STEP_GAMES
+                if at >= len(wanted) or time.monotonic() >= ends:
+                    break
             self.connection.execute("COMMIT")
         return added, refused
 
