@@ -51,7 +51,7 @@ def record_copies(writer: Writer, location: str, made: Sequence[Made], *, at: fl
     contents = _items(writer, {bytes.fromhex(copy.sha256) for copy in made})
     here = _at_paths(writer, place.id, {copy.path for copy in made})
     change = _Change(writer, place)
-    for copy in made:
+    for copy in {(copy.sha256, copy.path): copy for copy in made}.values():
         item = contents[bytes.fromhex(copy.sha256)]
         for row in here.get(copy.path, ()):
             if row.item_id != item.item_id and row.state != ReplicaState.LOST:

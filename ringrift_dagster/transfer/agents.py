@@ -33,6 +33,8 @@ LOOK_SECONDS = 2.0
 """For a look whether somebody is there whose help would be welcome."""
 HEALTH_SECONDS = 30.0
 """So long what an agent said of itself is believed."""
+BUSY = "busy"
+"""An agent's word for having more orders than it takes."""
 MAX_ANSWER_BYTES = 16 << 20
 CONNECTIONS = 64
 _READ_BYTES = 1 << 18
@@ -183,7 +185,8 @@ class AgentClient:
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError) as error:
             raise _translated(error) from None
         if answer.status >= 500:
-            raise AgentSilent("server_error", f"HTTP {answer.status} {_told(text)[1]}".strip())
+            code, detail = _told(text)
+            raise AgentSilent(BUSY if code == BUSY else "server_error", f"HTTP {answer.status} {detail}".strip())
         if not 200 <= answer.status < 300:
             raise AgentRefused(answer.status, *_told(text))
         return text

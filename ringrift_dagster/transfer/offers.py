@@ -6,12 +6,14 @@ Sources are ranked as the manifest ranks them, transports as the operator prefer
 
 from __future__ import annotations
 
+import socket
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 
@@ -25,7 +27,7 @@ from ringrift_dagster.manifest.schema import operations
 from ringrift_dagster.manifest.sources.s3_client import Failure
 from ringrift_dagster.manifest.states import Liveness
 from ringrift_dagster.manifest.store import Store, in_batches
-from ringrift_dagster.transfer.agents import Agents, Health
+from ringrift_dagster.transfer.agents import Agents
 from ringrift_dagster.transfer.model import Offer, TransportName
 from ringrift_dagster.transfer.preferences import preferred, transport_order
 
@@ -76,8 +78,27 @@ def receivers_of(store: Store, sha256s: Iterable[str]) -> dict[str, set[str]]:
     return found
 
 
+class Servers:
+    """Which host's agent serves a copy. For a moment only: it remembers who answers."""
+
+    def __init__(self, plane: Plane) -> None:
+        self._cluster = plane.cluster
+        self.places: dict[str, Place] = {place.name: place for place in plane.cluster.locations()}
+        self.online = {place.name for place in all_locations(plane.store) if place.liveness == Liveness.ONLINE}
+
+    def of(self, source: RankedSource) -> Host | None:
+        """Of the hosts that see a file system the first that answers, as the manifest asks them; None for a bucket."""
+        if source.why == SILENT:
+            return None
+        if source.location == HOME_LOCATION:
+            return self._cluster.hosts.get(self._cluster.coordinator or "")
+        place = self.places.get(source.location)
+        name = next((name for name in (place.hosts if place else ()) if name in self.online), None)
+        return self._cluster.hosts.get(name) if name else None
+
+
 class Offering:
-    """Makes offers for what is to come to `target` through the agent of `host`. For a moment only: it remembers who answers."""
+    """Makes offers for what is to come to `target` through the agent of `host`; for a moment only, as Servers."""
 
     def __init__(self, plane: Plane, agents: Agents, target: str, host: str) -> None:
         self._plane = plane
@@ -85,8 +106,8 @@ class Offering:
         self._agents = agents
         self._target = target
         self._host = host
-        self._places: dict[str, Place] = {place.name: place for place in plane.cluster.locations()}
-        self._online = {place.name for place in all_locations(plane.store) if place.liveness == Liveness.ONLINE}
+        self._servers = Servers(plane)
+        self._places = self._servers.places
         self._by_transport: Mapping[TransportName, Callable[[Item, RankedSource], Offer | None]] = {
             TransportName.SHARED: self._shared,
             TransportName.HTTP: self._http,
@@ -135,13 +156,14 @@ class Offering:
         return Offer(transport=TransportName.SHARED, location=source.location, address=source.path)
 
     def _http(self, item: Item, source: RankedSource) -> Offer | None:
-        host = self._server(source)
+        host = self._servers.of(source)
         if host is None or host.agent_url is None:
             return None
         return Offer(transport=TransportName.HTTP, location=source.location, address=f"{host.agent_url}/v1/objects/{item.sha256}")
 
     def _aria2(self, item: Item, source: RankedSource) -> Offer | None:
-        offer = self._http(item, source) or self._s3(item, source)
+        """As by HTTP: a bucket gives no piece hashes, so it is left to its own transport."""
+        offer = self._http(item, source)
         return None if offer is None else offer.model_copy(update={"transport": TransportName.ARIA2})
 
     def _s3(self, item: Item, source: RankedSource) -> Offer | None:
@@ -174,37 +196,28 @@ class Offering:
         )
 
     def _swarm(self, item: Item, sources: Iterable[RankedSource], receivers: Iterable[str]) -> Iterator[Offer]:
-        """Where the torrent is, and whom to ask: those that have the item, and those that are getting it."""
-        seeds = {host.name: source for source in sources if (host := self._server(source)) is not None}
+        """The agents that have it make the torrent; to be asked are they, and those that are getting it."""
+        seeds = {host.name: source for source in sources if (host := self._servers.of(source)) is not None}
         getting = {self._places[name].hosts[0] for name in receivers if name in self._places and self._places[name].hosts}
-        peers = {
-            name: f"{_bare(host)}:{health.bittorrent.port}"
-            for name in [*seeds, *sorted(getting - {self._host})][:SWARM_PEERS]
-            if (host := self._cluster.hosts.get(name)) and (health := self._health(name)) and health.bittorrent
-        }
+        peers = {name: peer for name in [*seeds, *sorted(getting - {self._host} - seeds.keys())] if (peer := self._peer(name))}
+        told = " ".join(list(peers.values())[:SWARM_PEERS])
         for name, source in list(seeds.items())[:SOURCES]:
-            host = self._cluster.hosts[name]
-            if name in peers:
-                yield Offer(
-                    transport=TransportName.BITTORRENT,
-                    location=source.location,
-                    address=f"{host.agent_url}/v1/objects/{item.sha256}/torrent",
-                    options={"peers": ",".join(peers.values())},
-                )
+            offer = self._http(item, source)
+            if name in peers and offer is not None:
+                yield offer.model_copy(update={"transport": TransportName.BITTORRENT, "options": {"peers": told}})
 
-    def _health(self, host: str) -> Health | None:
-        return self._agents.health(host) if host in self._online else None
-
-    def _server(self, source: RankedSource) -> Host | None:
-        """The host whose agent serves a copy: of the hosts that see a file system the first that answers, as the manifest asks."""
-        if source.why == SILENT:
+    def _peer(self, name: str) -> str | None:
+        """`ip:port` of a host's swarm; None if it takes part in none, or does not answer."""
+        host = self._cluster.hosts.get(name)
+        health = self._agents.health(name) if host is not None and name in self._servers.online else None
+        if host is None or health is None or health.bittorrent is None:
             return None
-        if source.location == HOME_LOCATION:
-            return self._cluster.hosts.get(self._cluster.coordinator or "")
-        place = self._places.get(source.location)
-        seeing = place.hosts if place is not None else ()
-        name = next((name for name in seeing if name in self._online), None)
-        return self._cluster.hosts.get(name) if name else None
+        address = urlsplit(host.agent_url or "").hostname or ""
+        try:
+            family, *_, (ip, *_) = socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)[0]
+        except (OSError, UnicodeError):
+            return None
+        return f"[{ip}]:{health.bittorrent.port}" if family == socket.AF_INET6 else f"{ip}:{health.bittorrent.port}"
 
     def _may_pull(self, item: Item) -> bool:
         bucket = self._cluster.s3
@@ -231,9 +244,3 @@ def _absolute(path: str, user: str) -> str | None:
     if path == "~" or path.startswith("~/"):
         path = ("/root" if user == "root" else f"/home/{user}") + path[1:]
     return path.rstrip("/") if path.startswith("/") else None
-
-
-def _bare(host: Host) -> str:
-    """The address of its agent, without scheme and port."""
-    address = (host.agent_url or "").partition("://")[2].partition("/")[0]
-    return address.rpartition(":")[0] if ":" in address and not address.endswith("]") else address

@@ -60,7 +60,11 @@ class UploadFailed(Exception):
 
 
 class PartRefused(Exception):
-    """A giver could not send a part; the message says why."""
+    """A giver could not send a part; the message says why. `bucket`: because of where it was to go."""
+
+    def __init__(self, detail: str, *, bucket: bool = False) -> None:
+        super().__init__(detail)
+        self.bucket = bucket
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,7 @@ class RemoteCopy:
         try:
             return self.agent.upload(aside.sha256, url, start, length, {}, timeout=PART_SECONDS).etag
         except (AgentSilent, AgentRefused) as error:
-            raise PartRefused(f"{self.location}: {error}") from error
+            raise PartRefused(f"{self.location}: {error}", bucket=error.code == "server_error") from error
 
     def proves(self, sha256: str) -> bool | None:
         try:
@@ -249,15 +253,16 @@ def _put(
     aside: Aside, start: int, length: int, part: int | None, givers: Sequence[Giver], cancelled: Callable[[], bool]
 ) -> tuple[str, str]:
     """Send a range from the first giver that can; returns its location and the ETag."""
-    refusals = []
+    refusals: list[PartRefused] = []
     for giver in givers:
         if cancelled():
             raise UploadFailed("cancelled", "nobody wants it any more")
         try:
             return giver.location, giver.put(aside, start, length, part)
         except PartRefused as refusal:
-            refusals.append(str(refusal))
-    raise UploadFailed("upload_failed", "; ".join(refusals))
+            refusals.append(refusal)
+    cause = "upload_failed" if any(refusal.bucket for refusal in refusals) else "no_source"
+    raise UploadFailed(cause, "; ".join(map(str, refusals)))
 
 
 def _wrong(item: Item, used: Sequence[Giver]) -> UploadFailed:
