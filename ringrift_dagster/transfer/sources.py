@@ -71,7 +71,7 @@ class Source:
         self.failures += 1
         self.failure, self.detail = code, detail
         self._in_a_row = 0 if moved else self._in_a_row + 1
-        self.ready_at = now + min(BACK_OFF_SECONDS[0] * 2 ** max(0, self._in_a_row - 1), BACK_OFF_SECONDS[1])
+        self.ready_at = now if moved else now + min(BACK_OFF_SECONDS[0] * 2 ** (self._in_a_row - 1), BACK_OFF_SECONDS[1])
         self.left = self.left or code in FINAL_FAILURES or self._in_a_row >= TRIES
         if not moved and self.speed is not None:
             self.speed /= 2

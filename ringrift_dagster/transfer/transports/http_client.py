@@ -133,12 +133,13 @@ class Client:
         headers: dict[str, str],
         *,
         body: bytes | None = None,
-        timeout: float = STALL_SECONDS,
+        timeout: float | None = None,
         cancelled: Cancelled = never,
     ) -> Iterator[Answer]:
-        """GET, or with a body POST. Raises TransportFailure."""
+        """GET, or with a body POST. `timeout`: until the head has come, STALL_SECONDS by default. Raises TransportFailure."""
         place = _place(url)
-        answer = self._ask(place, {"Accept-Encoding": "identity", **headers}, body, timeout, cancelled)
+        seconds = STALL_SECONDS if timeout is None else timeout
+        answer = self._ask(place, {"Accept-Encoding": "identity", **headers}, body, seconds, cancelled)
         try:
             yield answer
         finally:
