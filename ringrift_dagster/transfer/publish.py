@@ -37,6 +37,7 @@ _PART_MODE = 0o600
 _SYNC_THREADS = 8
 _HERE = -100
 _NO_REPLACE = 1
+_NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _NOT_SUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 _log = logging.getLogger(__name__)
@@ -162,10 +163,9 @@ def make_folder(root: Path, path: str) -> Path:
         at = top
         for part in parts[:-1]:
             at = _enter(top, at, part)
-    except (FileNotFoundError, NotADirectoryError, FileExistsError) as error:
-        raise NotPublished("unplaceable", f"{error.filename}: {error.strerror}") from error
     except OSError as error:
-        raise NotPublished(disk_cause(error), f"{error.filename or root}: {error.strerror or error}") from error
+        cause = "unplaceable" if error.errno in _NO_FOLDER else disk_cause(error)
+        raise NotPublished(cause, f"{error.filename or root}: {error.strerror or error}") from error
     return Path(at)
 
 
