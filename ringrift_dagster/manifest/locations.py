@@ -78,7 +78,12 @@ def register(store: Store, places: Sequence[Place], *, at: float) -> tuple[list[
 def all_locations(store: Store) -> list[Location]:
     """Every location there ever was, by name."""
     with store.reading() as connection:
-        return [Location(*row) for row in connection.execute(sa.select(*_FIELDS).order_by(locations.c.name))]
+        return read_locations(connection)
+
+
+def read_locations(connection: sa.Connection) -> list[Location]:
+    """As `all_locations`, within a transaction."""
+    return [Location(*row) for row in connection.execute(sa.select(*_FIELDS).order_by(locations.c.name))]
 
 
 def location(store: Store, name: str) -> Location | None:
