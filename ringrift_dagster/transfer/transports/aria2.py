@@ -36,8 +36,8 @@ LOOP_SECONDS = 60.0
 LOOK_SECONDS = 0.1
 START_SECONDS = 10.0
 START_ATTEMPTS = 5
-MAX_CONNECTIONS = 16
-CONNECTIONS_A_SOURCE = 4
+MIN_CONNECTIONS, MAX_CONNECTIONS = 4, 16
+"""Of an item. Each is busy with a piece of its own, which is lost when everything ends in the middle."""
 MAX_RPC_BYTES = 96 << 20
 
 _OPTIONS = (
@@ -57,9 +57,10 @@ _OPTIONS = (
     "http-accept-gzip=false",
     "realtime-chunk-checksum=true",
     "auto-save-interval=0",
+    "disk-cache=0",
     f"piece-length={PIECE_SIZE}",
     f"min-split-size={PIECE_SIZE}",
-    f"max-connection-per-server={CONNECTIONS_A_SOURCE}",
+    f"max-connection-per-server={MIN_CONNECTIONS}",
     "max-concurrent-downloads=16",
     "connect-timeout=2",
     "timeout=3",
@@ -332,7 +333,7 @@ def _download_options(into: Path, sources: int, bytes_a_second: float | None) ->
     """What is wanted for one file. What is in it already is hashed and kept; an empty one need not be."""
     options: dict[str, Any] = {
         "dir": os.fspath(into.absolute().parent),
-        "split": str(min(MAX_CONNECTIONS, CONNECTIONS_A_SOURCE * sources)),
+        "split": str(min(MAX_CONNECTIONS, max(MIN_CONNECTIONS, 2 * sources))),
         "check-integrity": "true" if into.exists() and into.stat().st_blocks else "false",
     }
     if bytes_a_second is not None:
