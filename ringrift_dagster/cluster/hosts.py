@@ -34,6 +34,7 @@ from ringrift_dagster.cluster.topology import (
     SyncRouting,
     Thresholds,
     TransportPreference,
+    Webhook,
     resolved_bandwidth,
 )
 
@@ -89,6 +90,7 @@ class _HostsFile(BaseModel):
     provider_timeouts: dict[Text, ProviderTimeouts] = Field(default_factory=dict)
     shared_storage: tuple[SharedFileSystem, ...] = ()
     transports: tuple[TransportPreference, ...] = ()
+    webhooks: tuple[Webhook, ...] = ()
     freshness: AgeLimits = AgeLimits()
     hosts: dict[str, Host]
 
@@ -137,6 +139,7 @@ def _cluster(path: Path, document: Located, content: _HostsFile, drives: tuple[D
         s3=routing.s3,
         shared=(*routing.shared_storage, *content.shared_storage),
         transports=content.transports,
+        webhooks=content.webhooks,
         thresholds=Thresholds.model_validate({name: getattr(routing, name) for name in Thresholds.model_fields}),
         freshness=content.freshness,
         auto_sync=content.auto_sync,

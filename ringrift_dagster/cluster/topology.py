@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from ringrift_dagster.cluster.addresses import HttpUrl
 from ringrift_dagster.cluster.fields import (
     Amount,
     Bucket,
@@ -171,6 +172,19 @@ class TransportPreference(Section):
         return names
 
 
+class Webhook(Section):
+    """Somebody else who is told of events, in Slack's form: one of the section `webhooks`, the project's own.
+
+    The address is a secret: `url_variable` names the environment variable that has it, where it should not stand in the file.
+    `events` are names of events or patterns of them; without any, bad news.
+    """
+
+    name: Name
+    url: HttpUrl = None
+    url_variable: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$")] | None = None
+    events: tuple[Text, ...] = ()
+
+
 class SyncRouting(Thresholds):
     """Section `sync_routing`: the thresholds, who takes part, and places that are no hosts."""
 
@@ -245,6 +259,7 @@ class Cluster(BaseModel):
     s3: S3Place | None = None
     shared: tuple[SharedFileSystem, ...] = ()
     transports: tuple[TransportPreference, ...] = ()
+    webhooks: tuple[Webhook, ...] = ()
     thresholds: Thresholds = Thresholds()
     freshness: AgeLimits = AgeLimits()
     auto_sync: AutoSync = AutoSync()
