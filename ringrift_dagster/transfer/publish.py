@@ -23,7 +23,7 @@ from typing import Protocol, TypeVar
 
 from ringrift_dagster.games.config import UnknownConfig, parse_config
 from ringrift_dagster.manifest.inventory import CHUNK_DIGEST_BYTES, ItemType, Soundness, chunk_count
-from ringrift_dagster.manifest.sources.hashing import OPEN_FLAGS, Hashed, InFlux, hash_file
+from ringrift_dagster.manifest.sources.hashing import OPEN_FLAGS, Hashed, InFlux, hash_file, identity
 from ringrift_dagster.manifest.sources.layouts import is_named_by_hash
 from ringrift_dagster.manifest.sources.probe import Facts, probe
 from ringrift_dagster.transfer import merging
@@ -33,6 +33,8 @@ from ringrift_dagster.transfer.part import disk_cause
 LOG_SUFFIXES = ("-wal", "-shm", "-journal")
 """What SQLite applies to a database when it lies beside it."""
 FOLDER_MODE = 0o755
+DAMAGED_FOLDER = "corrupted"
+"""Beside a file: where it is moved when it turns out not to be what its name says. No scan takes anything there for an item."""
 _PART_MODE = 0o600
 _SYNC_THREADS = 8
 _HERE = -100
@@ -119,8 +121,9 @@ class _Checked:
 def publish(part: Part, item: OrderedItem, root: Path, path: str, *, fsync: bool = True) -> Published:
     """Give a filled part its name, `path` below `root`, and discard what was of use for filling it.
 
-    Returns when it is on disk, unless `fsync` is False. A file of the same content that stands there is success. With `item.merge`
-    the games are added to the database there; if there is none, the part becomes it. Raises NotPublished; the part is the caller's.
+    Returns when it is on disk, unless `fsync` is False. A file of the same content that stands there is success; one that bears this
+    item's hash in its name and is damaged is moved aside. With `item.merge` the games are added to the database there; if there is
+    none, the part becomes it. Raises NotPublished; the part is then still the caller's.
     """
     (outcome,) = publish_many([Arrival(part, item, path)], root, fsync=fsync)
     if isinstance(outcome, NotPublished):
@@ -269,26 +272,53 @@ def _name(checked: _Checked) -> Published:
     try:
         _rename(checked.source, target)
     except FileExistsError:
-        return _merge(checked) if item.merge else _compare(checked)
+        if item.merge:
+            return _merge(checked)
+        if (there := _make_way(checked)) is not None:
+            return checked.published(there, mtime_ns=there.mtime_ns)
+        if item.type == ItemType.GAME_DB:
+            _set_logs_aside(target)
+        _rename(checked.source, target)
     status = target.lstat()
     hashed = Hashed(item.sha256, checked.hashed.chunks, status.st_size, status.st_mtime_ns, status.st_ino)
     return checked.published(hashed, mtime_ns=status.st_mtime_ns, merged=checked.facts.games if item.merge else None)
 
 
-def _compare(checked: _Checked) -> Published:
-    """What stands there is either the same, or is not touched."""
+def _make_way(checked: _Checked) -> Hashed | None:
+    """What stands there, if it is the same content; None when it was this item once, is damaged, and was set aside just now.
+
+    Anything else stays where it is.
+    """
     item, target = checked.item, checked.target
+    status = target.lstat()
     try:
         there = hash_file(str(target))
     except (OSError, InFlux) as error:
-        raise NotPublished("occupied", f"what stands at {checked.arrival.path} cannot be read: {error}") from error
-    if there.sha256 == item.sha256:
-        return checked.published(there, mtime_ns=there.mtime_ns)
+        if not stat.S_ISREG(status.st_mode) or getattr(error, "errno", None) != errno.EIO:
+            raise NotPublished("occupied", f"what stands at {checked.arrival.path} cannot be read: {error}") from error
+        there = None
+    if there is not None and there.sha256 == item.sha256:
+        return there
     if item.type == ItemType.GAME_DB and not is_named_by_hash(target.name):
         raise NotPublished(
             "would_lose_games", f"another database stands at {checked.arrival.path}: its games are only ever added to"
         )
-    raise NotPublished("occupied", f"another content stands at {checked.arrival.path}")
+    if item.sha256[:12] not in target.name or (item.type == ItemType.GAME_DB and _is_in_use(target)):
+        raise NotPublished("occupied", f"another content stands at {checked.arrival.path}")
+    if identity(target.lstat()) != identity(status):
+        raise NotPublished("occupied", f"what stands at {checked.arrival.path} changes")
+    aside = make_folder(checked.folder, f"{DAMAGED_FOLDER}/{target.name}") / f"{time.time_ns()}_{target.name}"
+    _rename(target, aside)
+    _log.warning("%s was damaged and is now %s", target, aside)
+    return None
+
+
+def _is_in_use(database: Path) -> bool:
+    """Whether a database that bears a hash as a name was written to since: then its games are somebody's."""
+    if any(log.exists() and log.stat().st_size for log in (Path(f"{database}-wal"), Path(f"{database}-journal"))):
+        return True
+    facts = probe(database, ItemType.GAME_DB, database.name)
+    return facts.problem is None and facts.soundness != Soundness.UNSOUND
 
 
 def _merge(checked: _Checked) -> Published:

@@ -28,7 +28,7 @@ from ringrift_dagster.transfer import publish as publish_module
 from ringrift_dagster.transfer.model import CAUSES, Offer, OrderedItem, TransportName
 from ringrift_dagster.transfer.part import PartFile
 from ringrift_dagster.transfer.publish import Arrival, NotPublished, Published, make_folder, publish, publish_many
-from tests.transfer.databases import contents, game_ids, make
+from tests.transfer.databases import contents, game_ids, make, record
 
 DAMAGED = Path(__file__).parents[1] / "data" / "damaged"
 NPZ = (DAMAGED / "base_ok.npz").read_bytes()
@@ -201,6 +201,23 @@ def test_the_same_content_there_is_success_and_stays_the_file_it_is(root: Path) 
     assert {path.name for path in (root / PATH).parent.iterdir()} == {Path(PATH).name}
 
 
+def test_what_is_damaged_under_the_items_own_name_is_moved_aside(root: Path) -> None:
+    path = f"data/training/square8_3p_{hashlib.sha256(NPZ).hexdigest()[:12]}.npz"
+    put(root, NPZ, path)
+    for number in range(2):
+        (root / path).write_bytes(b"rotten %d" % number)
+        assert put(root, NPZ, path).hashed.inode == (root / path).stat().st_ino
+        assert (root / path).read_bytes() == NPZ
+    kept = sorted((root / "data/training/corrupted").iterdir())
+    assert [each.read_bytes() for each in kept] == [b"rotten 0", b"rotten 1"]
+    tree = TreeInventory("gpu-1", root, NODE)
+    tree.scan()
+    assert [item.path for item in tree.inventory(None).found] == [path]
+    (root / path).unlink()
+    (root / path).symlink_to("elsewhere")
+    assert refused(root, NPZ, path).cause == "occupied"
+
+
 def test_a_part_that_was_refused_can_go_on(root: Path) -> None:
     """What is in it is kept: it may be published elsewhere, or later."""
     there = root / PATH
@@ -222,8 +239,10 @@ def test_where_files_cannot_be_renamed_without_replacing_they_are_linked(root: P
     put(root, NPZ)
     assert (root / PATH).read_bytes() == NPZ
     assert (root / PATH).stat().st_nlink == 1
-    assert refused(root, (DAMAGED / "stale_checksums.npz").read_bytes()).cause in ("occupied", "not_sound")
-    assert (root / PATH).read_bytes() == NPZ
+    assert put(root, NPZ).hashed.inode == (root / PATH).stat().st_ino
+    (root / PATH).write_bytes(b"what stood here")
+    assert refused(root, NPZ).cause == "occupied"
+    assert (root / PATH).read_bytes() == b"what stood here"
 
 
 @pytest.mark.parametrize("linked", [False, True])
@@ -416,11 +435,24 @@ def test_a_database_never_takes_the_place_of_another(root: Path, tmp_path: Path,
     coming = still(make(tmp_path / "incoming.db", like, [("a", "1"), ("b", "2")]))
     assert refused(root, coming, LIVE, type=ItemType.GAME_DB).cause == "would_lose_games"
     assert live.read_bytes() == content
-    named = f"data/sync_incoming/{hashlib.sha256(coming).hexdigest()}.db"
-    (root / "data/sync_incoming").mkdir()
-    (root / named).write_bytes(b"something else")
-    assert refused(root, coming, named, type=ItemType.GAME_DB).cause == "occupied"
-    assert (root / named).read_bytes() == b"something else"
+
+
+def test_a_database_named_by_its_hash_that_somebody_writes_to_stays(root: Path, tmp_path: Path, like: Path) -> None:
+    coming = still(make(tmp_path / "incoming.db", like, [("a", "1")]))
+    path = f"data/sync_incoming/{hashlib.sha256(coming).hexdigest()}.db"
+    put(root, coming, path, type=ItemType.GAME_DB)
+    with closing(sqlite3.connect(root / path)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        with connection:
+            record(connection, "b", "2")
+        assert refused(root, coming, path, type=ItemType.GAME_DB).cause == "occupied"
+    assert refused(root, coming, path, type=ItemType.GAME_DB).cause == "occupied"
+    assert contents(root / path) == {"a": "1", "b": "2"}
+    (root / path).write_bytes(coming[:8192])
+    (root / f"{path}-shm").write_bytes(b"stale")
+    put(root, coming, path, type=ItemType.GAME_DB)
+    assert not (root / f"{path}-shm").exists()
+    assert contents(root / path) == {"a": "1"}
 
 
 def test_what_cannot_be_merged_into_stays_as_it_is(root: Path, tmp_path: Path, like: Path) -> None:
