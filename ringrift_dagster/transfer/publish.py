@@ -121,9 +121,9 @@ class _Checked:
 def publish(part: Part, item: OrderedItem, root: Path, path: str, *, fsync: bool = True) -> Published:
     """Give a filled part its name, `path` below `root`, and discard what was of use for filling it.
 
-    Returns when it is on disk, unless `fsync` is False. A file of the same content that stands there is success; one that bears this
-    item's hash in its name and is damaged is moved aside. With `item.merge` the games are added to the database there; if there is
-    none, the part becomes it. Raises NotPublished; the part is then still the caller's.
+    Returns when it is on disk, unless `fsync` is False. A file of the same content that stands there is success; a damaged one that
+    bears this item's hash in its name is moved aside. With `item.merge` the games are added to the database there; if there is none,
+    the part becomes it. Raises NotPublished; the part is then still the caller's.
     """
     (outcome,) = publish_many([Arrival(part, item, path)], root, fsync=fsync)
     if isinstance(outcome, NotPublished):
@@ -318,7 +318,8 @@ def _is_in_use(database: Path) -> bool:
     if any(log.exists() and log.stat().st_size for log in (Path(f"{database}-wal"), Path(f"{database}-journal"))):
         return True
     facts = probe(database, ItemType.GAME_DB, database.name)
-    return facts.problem is None and facts.soundness != Soundness.UNSOUND
+    damaged = facts.problem[0] in ("empty", "unreadable") if facts.problem else facts.soundness == Soundness.UNSOUND
+    return not damaged
 
 
 def _merge(checked: _Checked) -> Published:

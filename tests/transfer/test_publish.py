@@ -92,7 +92,7 @@ def test_what_is_right_and_sound_stands_under_its_name_and_nothing_is_left(root:
     status = target.stat()
     assert target.read_bytes() == NPZ
     assert stat.S_IMODE(status.st_mode) == 0o640
-    assert (told.path, told.merged, told.mtime) == (PATH, None, status.st_mtime)
+    assert (told.path, told.merged, told.mtime) == (PATH, None, status.st_mtime_ns / 1e9)
     assert told.hashed == hash_file(str(target))
     assert (told.facts.soundness, told.facts.config) == (Soundness.SOUND, "square8_3p")
     assert abs(told.verified_at - time.time()) < 60
