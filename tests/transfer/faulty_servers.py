@@ -6,6 +6,7 @@ Whoever asks may change `faults` at any time. It counts what it was asked for an
 from __future__ import annotations
 
 import http.server
+import json
 import re
 import socket
 import threading
@@ -36,6 +37,7 @@ class Faults:
     rate: float | None = None
     no_ranges: bool = False
     slow_head: float = 0.0
+    hang_up: bool = False
 
 
 class FaultyServer:
@@ -55,7 +57,7 @@ class FaultyServer:
         class Handler(_Handler):
             server_of_faults = outer
 
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _Quiet(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=lambda: self._server.serve_forever(0.01), daemon=True)
 
@@ -89,6 +91,13 @@ def faulty(objects: dict[str, bytes], count: int) -> Iterator[list[FaultyServer]
             server.__exit__()
 
 
+class _Quiet(http.server.ThreadingHTTPServer):
+    """Tells nobody of connections that broke."""
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        return
+
+
 class _Handler(http.server.BaseHTTPRequestHandler):
     server_of_faults: FaultyServer
     protocol_version = "HTTP/1.1"
@@ -119,6 +128,32 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         else:
             self._range(content, faults)
 
+    def do_POST(self) -> None:
+        """A bundle, as agents give them."""
+        server, faults = self.server_of_faults, self.server_of_faults.faults
+        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))["sha256"]
+        server.requests.append((self.path, None))
+        if faults.status is not None:
+            self._plain(faults.status, b'{"error": "faulty", "detail": "as asked for"}')
+            return
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        whole = bytearray()
+        for name in asked:
+            content = server.objects.get(name)
+            length = 2**64 - 1 if content is None else len(content) + faults.extra_size
+            whole += bytes.fromhex(faults.etag or name) + length.to_bytes(8, "big") + (content or b"")
+        for start in range(0, len(whole), PIECE):
+            if faults.cut_after is not None and start >= faults.cut_after:
+                self.close_connection = True
+                return
+            if faults.stall_after is not None and start >= faults.stall_after:
+                server.stopped.wait(30)
+            piece = whole[start : start + PIECE]
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+        self.wfile.write(b"0\r\n\r\n")
+
     def _plain(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
         for name, value in (headers or {}).items():
@@ -144,6 +179,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("ETag", f'"{faults.etag}"')
         self.end_headers()
         self._body(content, start, end, faults)
+        self.close_connection = self.close_connection or faults.hang_up
 
     def _body(self, content: bytes, start: int, end: int, faults: Faults) -> None:
         server, sent = self.server_of_faults, 0
