@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,9 +46,13 @@ def running_agent(
     interval: float = 30.0,
     snapshot_interval: float = 0.0,
     port: int = 0,
+    within: Sequence[str] = (),
 ) -> Iterator[RunningAgent]:
-    """An agent on `root` with further options of `node serve`, ended with the block. `interval` in seconds."""
-    process = start(root, name, *options, token=token, interval=interval, snapshot_interval=snapshot_interval, port=port)
+    """An agent on `root` with further options of `node serve`, ended with the block. `interval` in seconds; `within`: a command
+    that runs it."""
+    process = start(
+        root, name, *options, token=token, interval=interval, snapshot_interval=snapshot_interval, port=port, within=within
+    )
     with process:
         try:
             assert process.stdout is not None
@@ -72,11 +76,12 @@ def start(
     snapshot_interval: float = 0.0,
     port: int = 0,
     host: str = "127.0.0.1",
+    within: Sequence[str] = (),
 ) -> subprocess.Popen[str]:
     """Just the process; its stdout and stderr are pipes."""
     command = [sys.executable, "-c", _PROGRAM, "serve", "--root", str(root), "--name", name, "--host", host, "--port", str(port)]
     command += ["--interval", str(interval), "--snapshot-interval", str(snapshot_interval), "--scrub-rest", "0"]
-    command += options
+    command = [*within, *command, *options]
     environment = {key: value for key, value in os.environ.items() if key != "RINGRIFT_NODE_TOKEN"}
     if token is not None:
         environment["RINGRIFT_NODE_TOKEN"] = token

@@ -138,10 +138,12 @@ class Bringer:
         item = attempt.item
         if (missing := root.check()) is not None:
             raise _Ended(failed(item, "disk_error", f"{missing.code}: {missing.detail}"))
-        attempt.path = place(root.kind, root.tree.layout, item)
-        here = _held(root, item, attempt.path)
+        here = _held(root, item)
         if here is not None:
             opened.callback(os.close, here)
+        attempt.path = place(root.kind, root.tree.layout, item)
+        if here is None and not item.merge:
+            _look_at(root, item, attempt.path)
         folder = make_folder(root.tree.root, attempt.path)
         floor = max(self._min_free_bytes, attempt.wish.keep_free)
         size = item.size * (MERGE_ROOM if item.merge else 1)
@@ -222,8 +224,8 @@ def _ending(attempt: _Attempt) -> Iterator[None]:
         attempt.result = failed(item, "failed", f"{type(error).__name__}: {error}")
 
 
-def _held(root: Root, item: OrderedItem, path: str) -> int | None:
-    """Raises _Ended when the root has the item, hashed right now, or when its place is taken.
+def _held(root: Root, item: OrderedItem) -> int | None:
+    """Raises _Ended when the root has the item, hashed right now.
 
     Returns the descriptor of a file with its content where that is no copy that stays, a snapshot, or games are to be merged.
     """
@@ -237,8 +239,6 @@ def _held(root: Root, item: OrderedItem, path: str) -> int | None:
         with os.fdopen(opened.descriptor, "rb", buffering=0) as file:
             if hashlib.file_digest(file, "sha256").hexdigest() == item.sha256:
                 raise _Ended(_here(item, opened.path, opened.mtime))
-    if not item.merge:
-        _look_at(root, item, path)
     return None
 
 

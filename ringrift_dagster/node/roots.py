@@ -43,8 +43,8 @@ class Root:
         self._stopped = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name=f"scan {name}", daemon=True)
-        self._check: threading.Thread | None = None
-        self._checked: NoAnswer | None = None
+        self._look: _Look | None = None
+        self._looking = threading.Lock()
 
     @property
     def location(self) -> str:
@@ -70,12 +70,11 @@ class Root:
 
     def check(self) -> NoAnswer | None:
         """Why it cannot be asked now, or None. A mount that hangs is found out once and then not touched again."""
-        if self._check is None or not self._check.is_alive():
-            self._checked = NoAnswer(self.location, "timeout", f"{self.tree.root} does not answer")
-            self._check = threading.Thread(target=self._look, name=f"check {self.name}", daemon=True)
-            self._check.start()
-            self._check.join(CHECK_SECONDS)
-        return self._checked
+        with self._looking:
+            if self._look is None or not self._look.thread.is_alive():
+                self._look = _Look(self.tree)
+            look = self._look
+        return look.outcome()
 
     def refresh(self, max_age: float | None, timeout: float) -> None:
         """Ask for it, and wait up to `timeout` seconds for a pass that began at most `max_age` seconds ago (None: any)."""
@@ -87,13 +86,6 @@ class Root:
             self._changed.notify_all()
             if not fresh:
                 self._changed.wait_for(lambda: self._scanned is not None and self._scanned >= oldest, timeout)
-
-    def _look(self) -> None:
-        try:
-            self.tree.check()
-            self._checked = None
-        except NoAnswer as refusal:
-            self._checked = refusal
 
     def _run(self) -> None:
         while self._wait():
@@ -123,3 +115,27 @@ class Root:
         with self._changed:
             self.failure, self._scanned, self.scanning = failure, began, False
             self._changed.notify_all()
+
+
+class _Look:
+    """One look whether a tree is there, in a thread that hangs if the mount does."""
+
+    def __init__(self, tree: TreeInventory) -> None:
+        self._tree = tree
+        self._until = time.monotonic() + CHECK_SECONDS
+        self._refusal: NoAnswer | None = None
+        self.thread = threading.Thread(target=self._run, name=f"check {tree.location}", daemon=True)
+        self.thread.start()
+
+    def outcome(self) -> NoAnswer | None:
+        """What came of it, as soon as that is known, or that it takes too long."""
+        self.thread.join(max(0.0, self._until - time.monotonic()))
+        if self.thread.is_alive():
+            return NoAnswer(self._tree.location, "timeout", f"{self._tree.root} does not answer")
+        return self._refusal
+
+    def _run(self) -> None:
+        try:
+            self._tree.check()
+        except NoAnswer as refusal:
+            self._refusal = refusal
