@@ -193,7 +193,7 @@ class PartFile:
         if self._bytes_done != self.size:
             raise ValueError("chunks are missing")
         self._stop_trail()
-        buffer = memoryview(bytearray(_READ_BYTES))
+        buffer = memoryview(bytearray(_READ_BYTES if self._hashed < self.chunk_count else 0))
         while self._hashed < self.chunk_count:
             self._hash_chunk(self._hashed, buffer)
         sha256 = self._sha256.hexdigest()
@@ -292,7 +292,7 @@ class PartFile:
             os.ftruncate(self._file, self.size)
 
     def _right_chunks(self, there: int) -> bytearray:
-        buffer, marks = memoryview(bytearray(_READ_BYTES)), bytearray(self.chunk_count)
+        buffer, marks = memoryview(bytearray(min(_READ_BYTES, there))), bytearray(self.chunk_count)
         for index in range(self.chunk_count):
             if self._end(index) > there:
                 break

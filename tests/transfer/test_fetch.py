@@ -61,6 +61,16 @@ def test_an_item_comes_as_it_is(tmp_path: Path, servers: list[FaultyServer], of:
     assert sum(server.sent for server in servers) == of.size
 
 
+def test_connections_are_used_again(tmp_path: Path, servers: list[FaultyServer]) -> None:
+    transports = by_http()
+    for number in range(5):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with BIG.part(folder) as part:
+            fetch(part, BIG.item(offers(servers[:1])), transports, Consent(), connections=2)
+    assert servers[0].connections == 2
+
+
 def test_nothing_is_asked_for_what_is_there(tmp_path: Path, servers: list[FaultyServer]) -> None:
     with BIG.part(tmp_path) as part:
         part.path.write_bytes(BIG.data)

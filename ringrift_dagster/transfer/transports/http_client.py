@@ -69,6 +69,8 @@ class Answer:
         sock = self.connection.sock
         buffer = memoryview(bytearray(min(READ_BYTES, length)))
         reading, done = len(buffer), self._buffered(buffer)
+        reusable = self.response.length == length and not self.response.will_close
+        self.kept = reusable and done == length  # whatever `write` thinks of the last piece
         if done:
             write(buffer[:done])
         sock.settimeout(LOOK_SECONDS)
@@ -87,6 +89,7 @@ class Answer:
             if got == 0:
                 raise TransportFailure("short", f"{done} of {length} bytes")
             done += got
+            self.kept = reusable and done == length
             taken = time.monotonic()
             write(buffer[:got])
             came = time.monotonic()
@@ -94,7 +97,6 @@ class Answer:
                 reading = max(SMALLEST_READ, reading // 2)
             elif came - taken < FAST_SECONDS:
                 reading = min(len(buffer), reading * 2)
-        self.kept = self.response.length == length and not self.response.will_close
 
     def refusal(self) -> TransportFailure:
         """What an answer that is none says, with the agent's own words."""
