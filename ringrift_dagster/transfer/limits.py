@@ -54,13 +54,18 @@ class Lanes:
         sa.func.count(sa.case((operations.c.size < SMALL_BYTES, 1))),
     )
 
+    @property
+    def taken(self) -> int:
+        """Lanes in use."""
+        return self.large + -(-self.small // SMALL_IN_A_LANE)
+
     def take(self, size: int | None, at_once: int) -> bool:
         """Put one more on the link, if it bears it."""
         small = size is not None and size < SMALL_BYTES
-        large, few = self.large + (not small), self.small + small
-        if large + -(-few // SMALL_IN_A_LANE) > at_once:
+        more = Lanes(self.large + (not small), self.small + small)
+        if more.taken > at_once:
             return False
-        self.large, self.small = large, few
+        self.large, self.small = more.large, more.small
         return True
 
 
