@@ -65,6 +65,11 @@ def node() -> None:
     type=click.Path(path_type=Path, file_okay=False),
     help="This project's own home, if it is on this host: its datasets are served as location `home`.",
 )
+@click.option(
+    "--coordinator",
+    metavar="URL",
+    help="The agent that runs with the coordinator's home: events are pushed there.  [default: they wait, or go to --home]",
+)
 @click.option("--uplink", type=click.FloatRange(min=0.01), metavar="MB/S", help="What is sent at most.  [default: no limit]")
 @click.option(
     "--keep-free",
@@ -92,6 +97,7 @@ def serve(
     shared: dict[str, Path],
     state: Path | None,
     home: Path | None,
+    coordinator: str | None,
     uplink: float | None,
     keep_free: float,
     bittorrent: int | None,
@@ -112,6 +118,8 @@ def serve(
         raise click.UsageError(f"{sorted(both)[0]} is both a drive and shared")
     if home is not None and "home" in drives.keys() | shared.keys():
         raise click.UsageError("home is the name of the project's own home")
+    if coordinator is not None and not re.match(r"https?://[^/]", coordinator):
+        raise click.UsageError(f"not an agent's URL: {coordinator!r}")
     config = AgentConfig(
         name=name,
         root=root.absolute(),
@@ -123,6 +131,7 @@ def serve(
         state=state.absolute() if state else None,
         token=token_from_env(),
         home=home.absolute() if home else None,
+        coordinator=coordinator,
         uplink=uplink * 1e6 if uplink else None,
         min_free_bytes=int(keep_free * 2**30),
         bittorrent=None if bittorrent is None else (host, bittorrent),

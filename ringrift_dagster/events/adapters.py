@@ -19,14 +19,13 @@ import orjson
 from pydantic import ValidationError
 
 from ringrift_dagster.events.ids import is_id, new_id
-from ringrift_dagster.events.model import MAX_EVENT_BYTES, MAX_OTHER, PAYLOADS, Event, EventType, tidy
+from ringrift_dagster.events.model import MAX_OTHER, MAX_RAW, PAYLOADS, Event, EventType, tidy
 from ringrift_dagster.games.config import BOARD_ALIASES, BOARDS, UnknownConfig, parse_config
 from ringrift_dagster.manifest.inventory import ItemType
 
 REASONS = {
     "not_json": "the text is not JSON",
     "not_an_object": "an event is a JSON object",
-    "too_large": "an event has at most 16 KiB",
     "no_type": "no field says what happened",
     "unknown_type": "no event has this name",
     "bad_id": "the id is not a UUID in lower case",
@@ -333,17 +332,17 @@ def parse(body: bytes) -> Any:
 
 
 def raw_text(raw: Any) -> str:
-    """A raw event as text, for people and for another try; what is too long loses its end."""
+    """A raw event as text, for people and for another try; what is longer than 16 KiB loses its end, and is not tried again."""
     try:
         written = orjson.dumps(raw, default=str, option=orjson.OPT_NON_STR_KEYS)
     except (TypeError, RecursionError):
-        written = repr(raw)[: MAX_EVENT_BYTES * 2].encode("utf-8", "replace")
+        written = repr(raw)[: MAX_RAW * 2].encode("utf-8", "replace")
     return bounded(written)
 
 
 def bounded(body: bytes) -> str:
     """The beginning of a text, in characters that any database takes."""
-    return body[:MAX_EVENT_BYTES].decode("utf-8", "replace").replace("\x00", "\N{REPLACEMENT CHARACTER}")
+    return body[:MAX_RAW].decode("utf-8", "replace").replace("\x00", "\N{REPLACEMENT CHARACTER}")
 
 
 def _opened(raw: Mapping[str, Any]) -> tuple[EventType, dict[str, Any], Mapping[str, Any]]:

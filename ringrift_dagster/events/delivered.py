@@ -12,11 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ringrift_dagster.events.host_file import HostFile
 from ringrift_dagster.events.ids import is_id
-from ringrift_dagster.events.model import MAX_EVENT_BYTES
 from ringrift_dagster.manifest.inventory import Name
 
 KEEP = 10_000
 """Events that are remembered."""
+MAX_BYTES = 256 << 10
+"""Of one event."""
 MAX_DELIVERY = 500
 """Events of one delivery."""
 
@@ -61,8 +62,8 @@ class Delivered:
         """Take in what is new of a delivery, durably; returns how many that were. Raises ValueError for what is no event at all."""
         rows = [(event.get("id"), orjson.dumps(event), at) for event in delivery.events]
         for id, body, _ in rows:
-            if not is_id(id) or len(body) > 2 * MAX_EVENT_BYTES:
-                raise ValueError("an event has an id that is a UUID, and at most 32 KiB")
+            if not is_id(id) or len(body) > MAX_BYTES:
+                raise ValueError("an event has an id that is a UUID, and at most 256 KiB")
         with self._changed:
             new = 0
             with self._file.writing() as cursor:

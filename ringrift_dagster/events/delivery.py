@@ -1,4 +1,4 @@
-"""Delivering what the coordinator tells: to hosts through their agents, to webhooks in Slack's form. One pass at a time.
+"""Delivering what the coordinator tells: to hosts through their agents, to webhooks in Slack's form.
 
 What fails is tried again later by `outgoing`'s rules; a host that does not answer holds back nobody else.
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Self
 
 import orjson
 
@@ -32,23 +33,39 @@ class Addresses:
     webhooks: Mapping[str, Webhook] | None = None
 
 
-def deliver(store: Store, addresses: Addresses, poster: Poster, *, clock: Callable[[], float] = time.time) -> int:
-    """Tell every target what is due, once; returns how many events were delivered."""
-    webhooks = addresses.webhooks or {}
-    outgoing.consider(store, {name: webhook.events for name, webhook in webhooks.items()}, at=clock())
-    lines = [_shortened(line) for line in outgoing.due(store, at=clock())]
-    if not lines:
-        return 0
-    with ThreadPoolExecutor(min(AT_ONCE, len(lines)), thread_name_prefix="deliver") as pool:
-        causes = pool.map(lambda line: _told(line, addresses, poster), lines)
-        count = 0
-        for line, cause in zip(lines, causes, strict=True):
-            if cause is None:
-                outgoing.delivered(store, line, at=clock())
-                count += len(line.events)
-            else:
-                outgoing.failed(store, line, cause, at=clock())
-    return count
+class Deliverer:
+    """Tells targets what is due, each in its own time: one that is slow keeps nobody waiting. Use as a context manager."""
+
+    def __init__(self, store: Store, poster: Poster, *, clock: Callable[[], float] = time.time) -> None:
+        self._store = store
+        self._poster = poster
+        self._clock = clock
+        self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="deliver")
+        self._under_way: dict[str, Future[bool]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def step(self, addresses: Addresses) -> list[Future[bool]]:
+        """Begin to tell every target that is not being told already; each gives whether it was."""
+        webhooks = addresses.webhooks or {}
+        outgoing.consider(self._store, {name: webhook.events for name, webhook in webhooks.items()}, at=self._clock())
+        self._under_way = {target: future for target, future in self._under_way.items() if not future.done()}
+        lines = [line for line in outgoing.due(self._store, at=self._clock()) if line.target not in self._under_way]
+        begun = {line.target: self._pool.submit(self._tell, _shortened(line), addresses) for line in lines}
+        self._under_way |= begun
+        return list(begun.values())
+
+    def _tell(self, line: Line, addresses: Addresses) -> bool:
+        cause = _told(line, addresses, self._poster)
+        if cause is None:
+            outgoing.delivered(self._store, line, at=self._clock())
+        else:
+            outgoing.failed(self._store, line, cause, at=self._clock())
+        return cause is None
 
 
 def _shortened(line: Line) -> Line:

@@ -24,8 +24,8 @@ from pydantic import (
 from ringrift_dagster.events.ids import is_id
 from ringrift_dagster.manifest.inventory import Bytes, ConfigKey, Count, ItemType, Name, Seconds, Sha256
 
-MAX_EVENT_BYTES = 16 << 10
-"""Of one event as JSON."""
+MAX_RAW = 16 << 10
+"""Characters that are kept of what was not understood."""
 MAX_TEXT = 500
 MAX_OTHER = 40
 """Further fields of a payload that are kept as they came."""

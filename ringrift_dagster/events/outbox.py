@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from ringrift_dagster.events.adapters import NotUnderstood
 from ringrift_dagster.events.host_file import HostFile
 from ringrift_dagster.events.ids import new_id
-from ringrift_dagster.events.model import MAX_EVENT_BYTES, Event, EventId
+from ringrift_dagster.events.model import MAX_RAW, Event, EventId
 from ringrift_dagster.manifest.inventory import Name, Seconds
 
 MAX_BYTES = 256 << 20
@@ -56,7 +56,7 @@ class DeadLetter(_Wire):
     id: EventId
     reason: Annotated[str, StringConstraints(min_length=1, max_length=32)]
     detail: Annotated[str, StringConstraints(max_length=300)]
-    raw: Annotated[str, StringConstraints(max_length=MAX_EVENT_BYTES)]
+    raw: Annotated[str, StringConstraints(max_length=MAX_RAW)]
     at: Seconds
 
     @classmethod

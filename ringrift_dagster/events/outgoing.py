@@ -15,7 +15,7 @@ import orjson
 import sqlalchemy as sa
 
 from ringrift_dagster.events.ids import new_id
-from ringrift_dagster.events.inbox import alone, event_row
+from ringrift_dagster.events.inbox import alone, event_row, last_number
 from ringrift_dagster.events.model import PAYLOADS, Event, EventType, Payload
 from ringrift_dagster.manifest.schema import deliveries, events, webhook_cursors
 from ringrift_dagster.manifest.store import Store, Writer, in_batches, upsert
@@ -69,9 +69,8 @@ def consider(store: Store, webhooks: Mapping[str, Collection[str]], *, at: float
 
     One that is new is told what happens from now on.
     """
-    with store.reading() as connection:
-        known = {row.name: row.event for row in connection.execute(sa.select(webhook_cursors))}
-        last = connection.execute(sa.select(sa.func.coalesce(sa.func.max(events.c.id), 0))).scalar_one()
+    known = {row[0]: row[1] for row in store.prepared("webhook cursors", _cursors).rows({})}
+    last = last_number(store)
     behind = {name: known.get(name) for name in webhooks if known.get(name, -1) < last}
     if not behind and known.keys() <= webhooks.keys():
         return
@@ -148,6 +147,10 @@ def _end(
     for batch in in_batches(numbers) if numbers is not None else [None]:
         chosen = open_ones if batch is None else open_ones.where(deliveries.c.event.in_(batch))
         writer.connection.execute(chosen.values(ended_at=at, delivered=delivered, cause=cause))
+
+
+def _cursors() -> sa.Select[*tuple[Any, ...]]:
+    return sa.select(webhook_cursors.c.name, webhook_cursors.c.event)
 
 
 def _lines() -> sa.Select[*tuple[Any, ...]]:

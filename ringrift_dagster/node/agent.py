@@ -8,6 +8,7 @@ from pathlib import Path
 from ringrift_dagster.manifest.sources.layouts import HOME as HOME_LAYOUT
 from ringrift_dagster.manifest.sources.layouts import NODE, SHARED, Layout, drive
 from ringrift_dagster.manifest.sources.tree import MIN_FREE_BYTES, STATE, TreeInventory
+from ringrift_dagster.node.host_events import HostEvents
 from ringrift_dagster.node.metrics import Metrics
 from ringrift_dagster.node.pulls import Pulls
 from ringrift_dagster.node.roots import HOME, TREE, Root, RootKind
@@ -23,7 +24,7 @@ class AgentConfig:
     `state` is where the agent remembers; by default below the root. Whoever asks needs `token`, if there is one, and so do the
     agents that this one asks. `home`: this project's own home, where this is its host. `min_free_bytes` stay free on every disk.
     `uplink` bytes a second are sent at most, all objects together, and as much again to peers of `bittorrent`: the address and port
-    for that, if there is to be any.
+    for that, if there is to be any. Events are pushed to the agent at the URL `coordinator`.
     """
 
     name: str
@@ -39,10 +40,11 @@ class AgentConfig:
     home: Path | None = None
     uplink: float | None = None
     bittorrent: tuple[str, int] | None = None
+    coordinator: str | None = None
 
 
 class Agent:
-    """The roots of a host, and what is pulled into them. Use as a context manager to have them scanned, and pulls go on.
+    """The roots of a host, what is pulled into them, and its events. Use as a context manager to have all of that go on.
 
     Raises TransportFailure when it is to share by BitTorrent and cannot.
     """
@@ -67,6 +69,14 @@ class Agent:
             min_free_bytes=config.min_free_bytes,
             metrics=self.metrics,
         )
+        self.events = HostEvents(
+            config.name,
+            state,
+            coordinator=config.coordinator,
+            home=config.home,
+            token=config.token,
+            registry=self.metrics.registry,
+        )
 
     def _root(self, name: str, kind: RootKind, location: str, path: Path, layout: Layout, state: Path) -> Root:
         tree = TreeInventory(
@@ -82,12 +92,14 @@ class Agent:
         return Root(name, kind, tree, self.config.interval, self.metrics)
 
     def __enter__(self) -> Agent:
+        self.events.__enter__()
         for root in self.roots.values():
             root.start()
         self.pulls.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.events.__exit__(None, None, None)
         self.pulls.__exit__(None, None, None)
         close_transports(self.pulls.transports)
         if self.swarm is not None:

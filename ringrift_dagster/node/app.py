@@ -28,7 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ringrift_dagster.manifest.inventory import Bytes, Cursor, Name, NoAnswer
 from ringrift_dagster.manifest.sources.page import Page
 from ringrift_dagster.manifest.sources.tree import Opened
-from ringrift_dagster.node import piece_api, pull_api, removal_api
+from ringrift_dagster.node import event_api, piece_api, pull_api, removal_api
 from ringrift_dagster.node.agent import TREE, Agent, AgentConfig, Root
 from ringrift_dagster.node.http import (
     MAX_HEAD_BYTES,
@@ -82,6 +82,7 @@ def create_app(config: AgentConfig) -> Starlette:
             *pull_api.routes(agent),
             *removal_api.routes(agent),
             *piece_api.routes(agent),
+            *event_api.routes(agent),
         ],
         middleware=[Middleware(_Gate, token=config.token, count=agent.metrics.requests)],
         exception_handlers={
@@ -116,6 +117,7 @@ class _Face:
                 "scanning": any(root.scanning for root in self.agent.roots.values()),
                 "pending": sum(root.pending for root in self.agent.roots.values()),
                 "transports": sorted(self.agent.pulls.transports),
+                "events": self.agent.events.health(),
                 "bittorrent": {"port": self.agent.swarm.port} if self.agent.swarm else None,
             }
         )
@@ -253,7 +255,21 @@ def _head_bytes(scope: Scope) -> int:
 
 def _endpoint(path: str) -> str:
     """A path as a metric's label: one of few."""
-    known = ("health", "inventory", "objects", "scrub", "pulls", "bundles", "uploads", "proofs", "drops", "seeds")
+    known = (
+        "health",
+        "inventory",
+        "objects",
+        "scrub",
+        "pulls",
+        "bundles",
+        "uploads",
+        "proofs",
+        "drops",
+        "events",
+        "inbox",
+        "deliveries",
+        "seeds",
+    )
     part = path.removeprefix("/v1/").partition("/")[0]
     return part if path.startswith("/v1/") and part in known else "metrics" if path == "/metrics" else "other"
 
