@@ -122,7 +122,7 @@ def publish(part: Part, item: OrderedItem, root: Path, path: str, *, fsync: bool
     """Give a filled part its name, `path` below `root`, and discard what was of use for filling it.
 
     Returns when it is on disk, unless `fsync` is False. A file of the same content that stands there is success; a damaged one that
-    bears this item's hash in its name is moved aside. With `item.merge` the games are added to the database there; if there is none,
+    bears this item's hash in its name is moved aside. With `item.merge` its games go into the database there; if there is none,
     the part becomes it. Raises NotPublished; the part is then still the caller's.
     """
     (outcome,) = publish_many([Arrival(part, item, path)], root, fsync=fsync)

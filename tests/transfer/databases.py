@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 
+MOVES = 6
 TABLES = (
     "games",
     "game_players",
@@ -38,7 +39,7 @@ def make(path: Path, like: Path, games: Iterable[tuple[str, str]] = (), *, log: 
     return path
 
 
-def record(connection: sqlite3.Connection, game: str, content: str, *, moves: int = 6, finished: bool = True) -> None:
+def record(connection: sqlite3.Connection, game: str, content: str, *, moves: int = MOVES, finished: bool = True) -> None:
     """Record a game in the order that RingRift's triggers want."""
     connection.execute(
         "INSERT INTO games (game_id, board_type, num_players, created_at, game_status, total_moves, total_turns, schema_version) "
@@ -58,15 +59,15 @@ def record(connection: sqlite3.Connection, game: str, content: str, *, moves: in
 
 
 def contents(path: Path) -> dict[str, str]:
-    """The games of a database by id, with what tells their content; all moves of a game have to tell the same."""
+    """The games of a database by id, with what tells their content; every game has to be whole."""
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         found = dict(connection.execute("SELECT game_id, NULL FROM games"))
-        for game, texts, content in connection.execute(
-            "SELECT game_id, COUNT(DISTINCT json_extract(move_json, '$.content')), json_extract(move_json, '$.content') "
+        for game, moves, texts, content in connection.execute(
+            "SELECT game_id, COUNT(*), COUNT(DISTINCT json_extract(move_json, '$.content')), json_extract(move_json, '$.content') "
             "FROM game_moves GROUP BY game_id"
         ):
-            assert texts == 1
+            assert (moves, texts) == (MOVES, 1)
             assert game in found, "moves of no game"
             found[game] = content
     return found

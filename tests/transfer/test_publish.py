@@ -25,9 +25,9 @@ from ringrift_dagster.manifest.sources.hashing import hash_file
 from ringrift_dagster.manifest.sources.layouts import NODE
 from ringrift_dagster.manifest.sources.tree import TreeInventory
 from ringrift_dagster.transfer import publish as publish_module
-from ringrift_dagster.transfer.model import CAUSES, Offer, OrderedItem, TransportName
-from ringrift_dagster.transfer.part import PartFile
+from ringrift_dagster.transfer.model import CAUSES
 from ringrift_dagster.transfer.publish import Arrival, NotPublished, Published, make_folder, publish, publish_many
+from tests.transfer.arrivals import bring, filled, ordered
 from tests.transfer.databases import contents, game_ids, make, record
 
 DAMAGED = Path(__file__).parents[1] / "data" / "damaged"
@@ -42,27 +42,11 @@ def root(tmp_path: Path) -> Path:
     return place
 
 
-def ordered(content: bytes, type: ItemType = ItemType.NPZ, name: str = "square8_3p_1.npz", **more: object) -> OrderedItem:
-    offer = Offer(transport=TransportName.HTTP, location="gpu-1", address="http://127.0.0.1:1/")
-    told = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "type": type, "name": name, "offers": (offer,)}
-    return OrderedItem.model_validate({**told, **more})
-
-
-def filled(folder: Path, item: OrderedItem, content: bytes) -> PartFile:
-    """A part into which somebody wrote `content`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    part = PartFile.open(folder, item.name, item.sha256, len(content), None)
-    size = 4 << 20
-    for index in range(part.chunk_count):
-        assert part.put(index, content[index * size : (index + 1) * size])
-    return part
-
-
-def put(root: Path, content: bytes, path: str = PATH, *, of: bytes | None = None, **more: object) -> Published:
+def put(
+    root: Path, content: bytes, path: str = PATH, *, of: bytes | None = None, type: ItemType = ItemType.NPZ, **more: object
+) -> Published:
     """Publish `content` as the item that `of` is."""
-    item = ordered(content if of is None else of, **{"name": path.rpartition("/")[2], **more})  # type: ignore[arg-type]
-    with filled((root / path).parent, item, content) as part:
-        return publish(part, item, root, path)
+    return bring(root, content, ordered(content if of is None else of, type, Path(path).name, **more), path)
 
 
 def refused(root: Path, content: bytes, path: str = PATH, **more: object) -> NotPublished:
@@ -223,7 +207,7 @@ def test_a_part_that_was_refused_can_go_on(root: Path) -> None:
     there = root / PATH
     there.parent.mkdir(parents=True)
     there.write_bytes(b"what stood here")
-    item = ordered(NPZ, mode=0o444)
+    item = ordered(NPZ, ItemType.NPZ, Path(PATH).name, mode=0o444)
     with filled(there.parent, item, NPZ) as part:
         with pytest.raises(NotPublished):
             publish(part, item, root, PATH)
@@ -296,7 +280,7 @@ def test_folders_that_lead_out_of_the_root_are_refused(root: Path, tmp_path: Pat
         (root / "data").unlink()
     (root / "data").mkdir()
     (root / "data/training").symlink_to(outside / "training")
-    item = ordered(NPZ)
+    item = ordered(NPZ, ItemType.NPZ, Path(PATH).name)
     with filled(root / "elsewhere", item, NPZ) as part:
         with pytest.raises(NotPublished) as error:
             publish(part, item, root, PATH)
@@ -316,7 +300,7 @@ def test_links_inside_the_root_are_followed(root: Path) -> None:
 
 
 def test_a_root_that_is_not_mounted_is_not_made(tmp_path: Path) -> None:
-    item = ordered(NPZ)
+    item = ordered(NPZ, ItemType.NPZ, Path(PATH).name)
     with filled(tmp_path / "parts", item, NPZ) as part, pytest.raises(NotPublished) as error:
         publish(part, item, tmp_path / "drive", PATH)
     assert error.value.cause == "unplaceable"
@@ -352,7 +336,7 @@ def test_many_are_published_in_order_and_one_that_fails_keeps_no_other_away(root
 )
 def test_a_disk_that_cannot_keep_it(code: int, cause: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing that did not reach the disk is told as published: neither file nor folder."""
-    item = ordered(NPZ)
+    item = ordered(NPZ, ItemType.NPZ, Path(PATH).name)
     with filled(root / "data/training", item, NPZ) as part:
         sync = os.fsync
         for failing in (stat.S_ISREG, stat.S_ISDIR):
