@@ -194,6 +194,10 @@ class _Job:
                 )
             except TransportFailure as error:
                 failure = error
+            except Exception as error:
+                if isinstance(error, OSError) and disk_cause(error) != "disk_error":
+                    raise
+                failure = TransportFailure("failed", f"{type(error).__name__}: {error}")
             finally:
                 wrong = self._part.adopt()
             self._account(sources, self._part.bytes_done - before, time.monotonic() - began, wrong, failure, stall)

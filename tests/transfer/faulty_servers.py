@@ -9,11 +9,13 @@ import http.server
 import json
 import re
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 PIECE = 64 << 10
 
@@ -38,12 +40,14 @@ class Faults:
     no_ranges: bool = False
     slow_head: float = 0.0
     hang_up: bool = False
+    drip: bool = False
+    huge_head: bool = False
 
 
 class FaultyServer:
     """Serves `objects` by the last part of the path. `url(name)` is where."""
 
-    def __init__(self, objects: dict[str, bytes]) -> None:
+    def __init__(self, objects: dict[str, bytes], certificate: Path | None = None) -> None:
         self.objects = objects
         self.faults = Faults()
         self.requests: list[tuple[str, str | None]] = []
@@ -59,6 +63,12 @@ class FaultyServer:
 
         self._server = _Quiet(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
+        self._scheme = "http"
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+            self._scheme = "https"
         self._thread = threading.Thread(target=lambda: self._server.serve_forever(0.01), daemon=True)
 
     def url(self, name: str) -> str:
@@ -66,7 +76,7 @@ class FaultyServer:
 
     @property
     def base(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> FaultyServer:
         self._thread.start()
@@ -119,7 +129,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             status = faults.statuses.pop(0) if faults.statuses else faults.status
         if faults.slow_head:
             server.stopped.wait(faults.slow_head)
-        if faults.redirect:
+        if faults.drip:
+            self._drip(b"HTTP/1.1 206 Partial Content\r\nContent-Length: 100000000\r\n")
+        elif faults.huge_head:
+            self.wfile.write(b"HTTP/1.1 206 Partial Content\r\nX-Much: " + bytes(100_000))
+        elif faults.redirect:
             self._plain(302, b"", {"Location": faults.redirect})
         elif status is not None:
             self._plain(status, b'{"error": "faulty", "detail": "as asked for"}')
@@ -139,6 +153,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
+        if faults.drip:
+            self._drip(b"1\r\nx\r\n" * 10_000)
+            return
         whole = bytearray()
         for name in asked:
             content = server.objects.get(name)
@@ -153,6 +170,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             piece = whole[start : start + PIECE]
             self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
         self.wfile.write(b"0\r\n\r\n")
+
+    def _drip(self, text: bytes) -> None:
+        """A byte now and then, to keep whoever waits for the end."""
+        self.close_connection = True
+        for start in range(len(text)):
+            self.wfile.write(text[start : start + 1])
+            if self.server_of_faults.stopped.wait(0.05):
+                return
 
     def _plain(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)

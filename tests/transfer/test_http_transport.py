@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -79,7 +80,7 @@ def test_the_token_goes_to_agents_and_not_to_buckets(server: FaultyServer) -> No
         (Faults(status=410), "changed"), (Faults(status=500), "server_error"), (Faults(status=503), "server_error"),
         (Faults(redirect="http://127.0.0.1:1/"), "failed"), (Faults(other_range=True), "changed"),
         (Faults(etag="00" * 32), "changed"), (Faults(extra_size=-1), "changed"), (Faults(cut_after=70_000), "short"),
-        (Faults(reset_after=70_000), "short"),
+        (Faults(reset_after=70_000), "short"), (Faults(huge_head=True), "failed"),
     ],
 )  # fmt: skip
 def test_every_failure_has_its_code(server: FaultyServer, faults: Faults, code: str) -> None:
@@ -101,7 +102,7 @@ def test_a_server_without_ranges_gives_the_beginning_only(server: FaultyServer) 
     assert failure(HttpTransport(), of, 1, 1000).code == "failed"
 
 
-@pytest.mark.parametrize("faults", [Faults(stall_after=0), Faults(stall_after=70_000), Faults(slow_head=20)])
+@pytest.mark.parametrize("faults", [Faults(stall_after=0), Faults(stall_after=70_000), Faults(slow_head=20), Faults(drip=True)])
 def test_a_stall_is_a_timeout(server: FaultyServer, faults: Faults, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_client, "STALL_SECONDS", 0.4)
     server.faults = faults
@@ -201,9 +202,10 @@ class TestBundles:
                 reader.read()
         assert failed.value.code == code
 
-    def test_a_stall_is_a_timeout(self, server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("faults", [Faults(stall_after=1), Faults(drip=True)])
+    def test_a_stall_is_a_timeout(self, server: FaultyServer, faults: Faults, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(http_client, "STALL_SECONDS", 0.4)
-        server.faults = Faults(stall_after=1)
+        server.faults = faults
         with pytest.raises(TransportFailure, match="timeout"):
             list(HttpTransport().fetch_bundle(server.base, [each.sha256 for each in MANY]))
 
@@ -215,3 +217,43 @@ class TestBundles:
 
 def test_both_say_what_they_are() -> None:
     assert (HttpTransport.name, S3Transport.name) == (TransportName.HTTP, TransportName.S3)
+
+
+class TestEncrypted:
+    """The same over TLS; whoever cannot show a certificate that we trust gets nothing, and no token."""
+
+    @pytest.fixture
+    def secure(self, tmp_path: Path) -> Iterator[tuple[FaultyServer, Path]]:
+        certificate = tmp_path / "certificate.pem"
+        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+        command += [
+            "-subj",
+            "/CN=test",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+            "-keyout",
+            certificate,
+            "-out",
+            tmp_path / "cert",
+        ]
+        subprocess.run(command, check=True, capture_output=True)
+        trusted = tmp_path / "trusted.pem"
+        trusted.write_bytes((tmp_path / "cert").read_bytes())
+        certificate.write_bytes(certificate.read_bytes() + trusted.read_bytes())
+        with FaultyServer({ITEM.sha256: ITEM.data}, certificate) as server:
+            yield server, trusted
+
+    def test_ranges_come(self, secure: tuple[FaultyServer, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+        server, trusted = secure
+        monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
+        transport, of = HttpTransport("secret-token"), offer(server.url(ITEM.sha256), "host")
+        for _ in range(2):
+            assert get(transport, of, 5, 2_000_000) == ITEM.data[5:2_000_005]
+        assert server.connections == 1
+        server.faults = Faults(cut_after=70_000)
+        assert failure(transport, of).code == "short"
+
+    def test_a_stranger_is_not_talked_to(self, secure: tuple[FaultyServer, Path]) -> None:
+        server, _ = secure
+        assert failure(HttpTransport("secret-token"), offer(server.url(ITEM.sha256), "host")).code == "unreachable"
+        assert server.headers == []

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import http.client
 import io
 import json
 import re
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import ClassVar, cast
+from typing import ClassVar
 
 from ringrift_dagster.manifest.inventory import CHUNK_SIZE
 from ringrift_dagster.transfer.model import Offer, TransportName
-from ringrift_dagster.transfer.transports.http_client import READ_BYTES, Answer, Cancelled, Client, never, translated
+from ringrift_dagster.transfer.transports.http_client import READ_BYTES, Answer, Cancelled, Client, Stream, never
 from ringrift_dagster.transfer.transports.protocol import Probe, TransportFailure
 
 MAX_BUNDLE_ITEMS = 500
@@ -140,11 +139,13 @@ def _check(offer: Offer, answer: Answer, start: int, length: int) -> None:
 def _bundled(
     answer: Answer, wanted: set[str], largest: int, cancelled: Cancelled
 ) -> Iterator[tuple[str, int | None, BundleReader]]:
-    stream = io.BufferedReader(cast(io.RawIOBase, answer.response), READ_BYTES)
+    raw = Stream(answer)
+    stream = io.BufferedReader(raw, READ_BYTES)
     head = memoryview(bytearray(_HEAD.size))
     while wanted:
         if cancelled():
             raise TransportFailure("cancelled")
+        raw.restart()
         _fill(stream, head)
         digest, size = _HEAD.unpack(head)
         sha256 = digest.hex()
@@ -161,9 +162,5 @@ def _bundled(
 
 
 def _fill(stream: io.BufferedIOBase, buffer: memoryview) -> None:
-    try:
-        got = stream.readinto(buffer)
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise translated(error) from None
-    if got != len(buffer):
+    if stream.readinto(buffer) != len(buffer):
         raise TransportFailure("short", "the bundle ends early")

@@ -6,6 +6,7 @@ No redirect is followed. Nothing waits longer than its seconds say, not even for
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import select
 import socket
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_address
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from ringrift_dagster.transfer.transports.protocol import TransportFailure
@@ -32,6 +34,10 @@ SLOW_SECONDS, FAST_SECONDS = 0.02, 0.005
 IDLE_SECONDS = 20.0
 """A connection that rested longer is not used again: agents close theirs after 30 s."""
 MAX_IDLE = 16
+MAX_HEAD_BYTES = 16 << 10
+SLOWEST = 1024.0
+"""Bytes a second: who brings less over STALL_SECONDS has stalled, as if nothing had come."""
+_HEAD_REST = 0.005
 _STATUS_CODES = {401: "unauthorized", 403: "unauthorized", 404: "not_found", 410: "changed", 412: "changed", 416: "changed"}
 _MAX_REFUSAL = 16 << 10
 
@@ -121,6 +127,39 @@ class Answer:
         return len(self.response.fp.read(len(there)))
 
 
+class Stream(io.RawIOBase):
+    """The body of an answer of any encoding, to be read in one go. Raises TransportFailure."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._response = answer.response
+        self._since, self._came = time.monotonic(), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer)
+        try:
+            piece = self._response.read1(len(view))
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise translated(error) from None
+        view[: len(piece)] = piece
+        self._check_pace(len(piece))
+        return len(piece)
+
+    def restart(self) -> None:
+        """Time that passed so far was the reader's."""
+        self._since, self._came = time.monotonic(), 0
+
+    def _check_pace(self, n: int) -> None:
+        self._came += n
+        passed = time.monotonic() - self._since
+        if passed > STALL_SECONDS and n:
+            if self._came < SLOWEST * passed:
+                raise TransportFailure("timeout", f"less than {SLOWEST:g} bytes a second")
+            self.restart()
+
+
 class Client:
     """Asks, and keeps connections by host. Safe to use from several threads."""
 
@@ -167,7 +206,7 @@ class Client:
             try:
                 connection = connection or _connected(place, min(timeout, CONNECT_SECONDS))
                 connection.request("GET" if body is None else "POST", target, body, headers)
-                _wait(connection.sock, timeout, cancelled)
+                _wait_for_head(connection.sock, timeout, cancelled)
                 connection.sock.settimeout(timeout)
                 return Answer(connection, connection.getresponse())
             except (OSError, http.client.HTTPException, ValueError) as error:
@@ -227,12 +266,24 @@ def _place(url: str) -> SplitResult:
     raise TransportFailure("unreachable", "not an address of HTTP")
 
 
-def _wait(sock: socket.socket, timeout: float, cancelled: Cancelled) -> None:
-    """Until something can be read. Raises TransportFailure."""
+def _wait_for_head(sock: socket.socket, timeout: float, cancelled: Cancelled) -> None:
+    """Until the whole head of an answer has come, so that reading it cannot wait. Raises OSError and TransportFailure.
+
+    Of an encrypted one only the first byte is waited for; the socket's own time limit has to do for the rest.
+    """
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     until = time.monotonic() + timeout
-    while not poll.poll(max(1, int(1000 * min(LOOK_SECONDS, until - time.monotonic())))):
+    while True:
+        if poll.poll(max(1, int(1000 * min(LOOK_SECONDS, until - time.monotonic())))):
+            if isinstance(sock, ssl.SSLSocket):
+                return
+            there = sock.recv(MAX_HEAD_BYTES, socket.MSG_PEEK)
+            if not there or b"\r\n\r\n" in there or b"\n\n" in there:
+                return
+            if len(there) == MAX_HEAD_BYTES:
+                raise TransportFailure("failed", f"an answer's head of more than {MAX_HEAD_BYTES} bytes")
+            time.sleep(_HEAD_REST)
         if cancelled():
             raise TransportFailure("cancelled")
         if time.monotonic() >= until:
