@@ -434,6 +434,11 @@ class DiskSource:
         """Re-hash what was verified longest ago. Raises NoAnswer."""
         return self._within(timeout, lambda: self._tree.scrub(max_bytes, timeout * 0.8))
 
+    def prove(self, sha256: str, timeout: float) -> float | None:
+        """Hash a file of this content again; when that was, None if no file here has it now. Raises NoAnswer."""
+        found = self._within(timeout, lambda: [self._tree.prove(sha256, timeout * 0.8)])
+        return found[0]
+
     def _within(self, timeout: float, work: Callable[[], _T]) -> _T:
         answer = _Background(work).result(timeout)
         if answer is None:
