@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +141,15 @@ def print_manifest() -> None:
         print(f"{name:50}{value:>22}   {beside}")
 
 
+def print_transfers(only: Sequence[str] = ()) -> None:
+    """Moving data; `python -m benchmarks transfer [large small fan_out queue live faults]` runs these alone."""
+    from benchmarks import transfer
+
+    print(f"{'moving data':58}{'here':>22}   beside")
+    for name, value, beside in transfer.run(only):
+        print(f"{name:58}{value:>22}   {beside}", flush=True)
+
+
 def _in_own_process(what: str) -> dict[str, Any]:
     ended = subprocess.run([sys.executable, "-m", "benchmarks", what], capture_output=True, text=True, check=True)
     return json.loads(ended.stdout)
@@ -150,6 +159,9 @@ def main() -> None:
     if len(sys.argv) > 1:
         if sys.argv[1] == "manifest":
             print_manifest()
+            return
+        if sys.argv[1] == "transfer":
+            print_transfers(sys.argv[2:])
             return
         figures = large_export() if sys.argv[1] == "large" else measure(sys.argv[1])
         print(json.dumps(figures))
@@ -166,6 +178,8 @@ def main() -> None:
     print(f"reference: RingRift's exporter, square8: {RINGRIFT_SAMPLES} samples/s in 1.8-2.3 GB; its parity gate: tens of moves/s")
     print()
     print_manifest()
+    print()
+    print_transfers()
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ class Services:
 
     def _start(self, name: str, module: str, *arguments: str) -> None:
         command = [sys.executable, "-m", module, *arguments]
-        self._processes[name] = self._ending.enter_context(_process(command, self._log(name)))
+        self._processes[name] = self._ending.enter_context(started(command, self._log(name)))
 
     def _wait(self, what: str, ready: Callable[[], bool]) -> None:
         deadline = time.monotonic() + START_SECONDS
@@ -119,7 +119,8 @@ def stopped_by_signals() -> Iterator[None]:
 
 
 @contextmanager
-def _process(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def started(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process with its children, in a group of their own, that is ended with the block; what it says goes to `log`."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True

@@ -54,7 +54,9 @@ class RunLimits(dg.Config):
         )
     ],
 )
-def host_replicas(context: dg.AssetExecutionContext, plane: PlaneResource, config: RunLimits) -> Iterator[dg.MaterializeResult]:
+def host_replicas(
+    context: dg.AssetExecutionContext, plane: PlaneResource, config: RunLimits
+) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
     """Brings a host, and the drives that hang on it, what the queue has for it, each item verified.
 
     A run takes the operations of its priority class and whatever more urgent comes up meanwhile. The host's agent pulls from
@@ -71,8 +73,11 @@ def host_replicas(context: dg.AssetExecutionContext, plane: PlaneResource, confi
             reports = _carry_out(context, opened, targets, config)
     except HostsFileError as error:
         raise dg.Failure(f"the hosts file cannot be used: {error.problems[0]}", allow_retries=False) from error
+    verdict = _verdict(VERIFIED, reports)
     if any(report.rows for report in reports):
-        yield dg.MaterializeResult(metadata=_metadata(reports), check_results=[_verdict(VERIFIED, reports)])
+        yield dg.MaterializeResult(metadata=_metadata(reports), check_results=[verdict])
+    else:
+        yield verdict
 
 
 @dg.asset(
@@ -91,7 +96,9 @@ def host_replicas(context: dg.AssetExecutionContext, plane: PlaneResource, confi
         )
     ],
 )
-def cold_storage(context: dg.AssetExecutionContext, plane: PlaneResource, config: RunLimits) -> Iterator[dg.MaterializeResult]:
+def cold_storage(
+    context: dg.AssetExecutionContext, plane: PlaneResource, config: RunLimits
+) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
     """Brings the bucket every sound item that it lacks, reads it back, and names it in the bucket's manifest afterwards.
 
     Nothing is ever overwritten or removed there: keys carry hashes, and what is deleted elsewhere stays. When nothing was to be
@@ -104,6 +111,7 @@ def cold_storage(context: dg.AssetExecutionContext, plane: PlaneResource, config
                 raise dg.Failure("the hosts file names no bucket", allow_retries=False)
             reports = _carry_out(context, opened, named, config)
             if not any(report.rows for report in reports):
+                yield _verdict(EQUAL, reports)
                 return
             lacking = sum(len(missing_at(opened.store, name, limit=LIMIT)) for name in named)
             told = _metadata(reports) | {"still lacking": lacking, "bucket manifest": _publish(opened, plane)}
