@@ -1,6 +1,7 @@
 """The piece hashes that other programs verify with: SHA-256 for metalinks, SHA-1 for torrents. Ours are BLAKE3 chunk tables.
 
-A piece is as large as a chunk. Everyone who has an item comes to the same bytes of a torrent, and so into the same swarm.
+A metalink's piece is as large as a chunk; a torrent's is smaller, since only whole ones are given on. Whoever has an item comes
+to the same bytes of a torrent, and so into the same swarm.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from ringrift_dagster.manifest.inventory import CHUNK_DIGEST_BYTES, CHUNK_SIZE, Bytes, Sha256, chunk_count
 
 PIECE_SIZE = CHUNK_SIZE
+SHARE_SIZE = 1 << 20
+"""Of a torrent's pieces."""
 SHA1_BYTES, SHA256_BYTES = 20, 32
 MAX_ANSWER_BYTES = 64 << 20
 """Of an answer with the hashes of an item's pieces: those of five terabytes."""
@@ -41,7 +44,7 @@ class Pieces:
         """A torrent of one private file without any tracker, whose name is its hash."""
         name, sha1s = self.sha256.encode(), self.sha1s
         head = b"d4:infod6:lengthi%de4:name%d:%s12:piece lengthi%de6:pieces%d:"
-        return head % (self.size, len(name), name, PIECE_SIZE, len(sha1s)) + sha1s + _TAIL
+        return head % (self.size, len(name), name, SHARE_SIZE, len(sha1s)) + sha1s + _TAIL
 
     def answer(self) -> PiecesAnswer:
         return PiecesAnswer(sha256=self.sha256, size=self.size, pieces=base64.b64encode(self.sha256s).decode())
@@ -68,7 +71,7 @@ class PiecesAnswer(BaseModel):
 
 def parse_torrent(torrent: bytes, sha256: str, size: int) -> Pieces:
     """What another holder says of an item, as far as a torrent tells. Raises ValueError unless it is ours but for the hashes."""
-    blank = Pieces(sha256, size, b"", b"\0" * SHA1_BYTES * chunk_count(size))
+    blank = Pieces(sha256, size, b"", b"\0" * SHA1_BYTES * -(-size // SHARE_SIZE))
     start = len(blank.torrent()) - len(_TAIL) - len(blank.sha1s)
     pieces = Pieces(sha256, size, b"", torrent[start : start + len(blank.sha1s)])
     if torrent != pieces.torrent():
@@ -91,7 +94,8 @@ def compute(descriptor: int, sha256: str, size: int, chunks: bytes | None = None
         if chunks is None:
             whole.update(piece)
         sha256s += hashlib.sha256(piece).digest()
-        sha1s += hashlib.sha1(piece, usedforsecurity=False).digest()
+        for share in range(0, len(piece), SHARE_SIZE):
+            sha1s += hashlib.sha1(piece[share : share + SHARE_SIZE], usedforsecurity=False).digest()
     if chunks is None and whole.hexdigest() != sha256:
         raise NotTheItem(sha256)
     return Pieces(sha256, size, bytes(sha256s), bytes(sha1s))
