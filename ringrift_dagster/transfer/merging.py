@@ -26,7 +26,7 @@ HOLD_SECONDS = 1.0
 """About how long one transaction keeps other writers waiting. A merge that takes longer goes on in the next, game by whole game."""
 PAUSE_SECONDS = 0.2
 """Between two transactions: longer than a waiting writer sleeps."""
-STEP_GAMES = 50
+STEP_GAMES = 20
 MIN_MOVES = 5
 """A finished game with fewer moves is no game; RingRift's own triggers refuse it."""
 MAX_ROW_BYTES = 256 << 20

@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import errno
 import hashlib
+import io
 import os
 import shutil
 import sqlite3
@@ -62,8 +63,6 @@ def files(folder: Path) -> set[str]:
 
 
 def model(data: bytes = b"weights") -> bytes:
-    import io
-
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("archive/data.pkl", data)
