@@ -50,6 +50,8 @@ MERGE_ROOM = 2
 """A merge needs room for what comes, and as much again for the games in their new place."""
 _USELESS = frozenset({"no_room", "not_sound"})
 """After these what came is thrown away: it takes room, and would be of no use."""
+HASH_LETTERS = 12
+"""So much of its hash is in the name that an item is published under."""
 _OBJECTS = "/v1/objects/"
 
 
@@ -243,18 +245,18 @@ def _held(root: Root, item: OrderedItem) -> int | None:
 
 
 def _look_at(root: Root, item: OrderedItem, path: str) -> None:
-    """Raises _Ended when the item stands at its path already, or something else does."""
-    target = root.tree.root / path
+    """Raises _Ended when the item stands at its path already, or something else does that will not make way."""
     try:
-        hashed = hash_file(str(target))
+        there = hash_file(str(root.tree.root / path))
     except FileNotFoundError:
         return
-    except (InFlux, OSError) as error:
-        raise _Ended(failed(item, "occupied", f"{path}: {error}")) from error
-    if hashed.sha256 != item.sha256:
+    except (InFlux, OSError):
+        there = None
+    if there is not None and there.sha256 == item.sha256:
+        root.refresh(0, 0)
+        raise _Ended(_here(item, path, there.mtime_ns / 1e9))
+    if item.sha256[:HASH_LETTERS] not in item.name:  # else it may be this item, damaged: publishing it decides
         raise _Ended(failed(item, "occupied", f"another content stands at {path}"))
-    root.refresh(0, 0)
-    raise _Ended(_here(item, path, hashed.mtime_ns / 1e9))
 
 
 def _here(item: OrderedItem, path: str, mtime: float) -> ItemProgress:
@@ -315,4 +317,4 @@ def _tell(root: Root, published: Published) -> None:
 
 
 def _part_path(folder: Path, item: OrderedItem) -> Path:
-    return folder / f".{item.name}.{item.sha256[:12]}.part"
+    return folder / f".{item.name}.{item.sha256[:HASH_LETTERS]}.part"

@@ -114,6 +114,22 @@ def test_another_content_stands_there(tree: Path, empty: Path, agent: Start) -> 
     assert parts_of(empty) == []
 
 
+def test_a_damaged_copy_makes_way(tree: Path, empty: Path, agent: Start) -> None:
+    path = tree / "models/nnue_hex8_2p.onnx"
+    source, target = agent(tree, "gpu-1"), agent(empty, "gpu-2")
+    looked([source])
+    model = item(path, ItemType.MODEL, source, name=f"hex8_2p_{sha256_of(path)[:12]}.onnx")
+    copy = empty / "models" / model.name
+    assert pull(target, model).state == PullState.DONE
+    before = copy.stat()
+    copy.write_bytes(b"rotten" + path.read_bytes()[6:])
+    os.utime(copy, ns=(before.st_atime_ns, before.st_mtime_ns))
+    done = pull(target, model).items[0]
+    assert (done.state, done.path, done.source) == (PullState.DONE, f"models/{model.name}", "gpu-1")
+    assert sha256_of(copy) == model.sha256
+    assert ask(target, f"/v1/objects/{model.sha256}").data == path.read_bytes()
+
+
 def test_one_item_that_fails_stops_no_other(tree: Path, empty: Path, agent: Start, tmp_path: Path) -> None:
     source, target = agent(tree, "gpu-1"), agent(empty, "gpu-2")
     broken = tree / "data/training/broken_hex8_2p.npz"
