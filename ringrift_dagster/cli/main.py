@@ -20,9 +20,11 @@ COMMANDS = {
     "registry": "RingRift's evidence beside our verdicts; the state of every config.",
     "where": "Every copy of an item, and who could give it best.",
     "manifest": "What exists, where, and whether it is good: refresh it, ask it.",
+    "health": "Whether all is well, on one screen, and what to do where it is not.",
     "freshness": "What every host would train on, and why it is stale.",
     "orphans": "What cannot be reached, and what would bring it back.",
     "hosts": "The hosts file as the data plane understands it.",
+    "events": "What hosts tell, what the coordinator tells them, and what nobody understood.",
     "node": "The agent that runs on every host.",
     "demo": "Run the whole pipeline on sample games, in the Dagster UI.",
 }

@@ -21,6 +21,7 @@ from ringrift_dagster.manifest.store import Store
 
 AT_ONCE = 16
 """Targets that are told at the same time."""
+ANSWER_SECONDS = 5.0
 PATH = "/v1/deliveries"
 
 
@@ -50,10 +51,15 @@ class Deliverer:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def step(self, addresses: Addresses) -> list[Future[bool]]:
-        """Begin to tell every target that is not being told already; each gives whether it was."""
+        """Begin to tell every target that is not being told already; each gives whether it was.
+
+        Raises what kept an earlier step from recording what it did.
+        """
         webhooks = addresses.webhooks or {}
         outgoing.consider(self._store, {name: webhook.events for name, webhook in webhooks.items()}, at=self._clock())
-        self._under_way = {target: future for target, future in self._under_way.items() if not future.done()}
+        ended = [target for target, future in self._under_way.items() if future.done()]
+        for future in [self._under_way.pop(target) for target in ended]:
+            future.result()
         lines = [line for line in outgoing.due(self._store, at=self._clock()) if line.target not in self._under_way]
         begun = {line.target: self._pool.submit(self._tell, _shortened(line), addresses) for line in lines}
         self._under_way |= begun
@@ -81,13 +87,13 @@ def _told(line: Line, addresses: Addresses, poster: Poster) -> str | None:
             webhook = (addresses.webhooks or {}).get(name)
             if webhook is None:
                 return "not configured"
-            poster.post(webhook.url, message(line.events))
+            poster.post(webhook.url, message(line.events), timeout=ANSWER_SECONDS)
         else:
             url = addresses.agents.get(name)
             if url is None:
                 return "the hosts file has no address for it"
             body = orjson.dumps({"host": name, "events": [pending.body for pending in line.events]})
-            poster.post(f"{url.rstrip('/')}{PATH}", body, token=addresses.token)
+            poster.post(f"{url.rstrip('/')}{PATH}", body, token=addresses.token, timeout=ANSWER_SECONDS)
     except PostFailed as failure:
         return failure.code if kind == "webhook" else str(failure)
     return None

@@ -91,7 +91,7 @@ class HostEvents:
         self.inbox = Inbox(home) if home is not None else None
         self.outbox = Outbox(state / "events.db")
         self.delivered = Delivered(state / "delivered.db")
-        self.failure: str | None = None
+        self.failures: dict[str, str] = {}
         self.counted = _Metrics(registry or CollectorRegistry(), self.outbox)
         self._token = token
         self._poster = Poster()
@@ -127,7 +127,7 @@ class HostEvents:
             "oldest": waiting.oldest,
             "acknowledged": waiting.acknowledged,
             "acknowledged_at": waiting.acknowledged_at,
-            "failure": self.failure,
+            "failures": sorted(self.failures.values()),
         }
 
     def _senders(self) -> list[Callable[[bytes], Receipt]]:
@@ -148,9 +148,10 @@ class HostEvents:
                 continue
             try:
                 self._push_once(send)
-                self.failure, pause = None, BACK_OFF[0]
+                self.failures.pop("push", None)
+                pause = BACK_OFF[0]
             except _TROUBLE as error:
-                self._told(f"events wait for the coordinator: {_short(error)}")
+                self._told("push", f"events wait for the coordinator: {_short(error)}")
                 self.counted.failures.inc()
                 self._stopped.wait(pause * (0.5 + random.random()))
                 pause = min(pause * 2, longest)
@@ -176,19 +177,20 @@ class HostEvents:
                     addresses = _Addresses(here.home, self._token)
                     while not self._stopped.wait(DELIVER_SECONDS):
                         deliverer.step(addresses.now())
+                        self.failures.pop("deliver", None)
                         pause = DELIVER_SECONDS
                         if time.monotonic() - pruned > PRUNE_SECONDS:
                             pruned = time.monotonic()
                             inbox.prune(here.store(), at=time.time())
             except _TROUBLE as error:
-                self._told(f"nothing is delivered: {_short(error)}")
+                self._told("deliver", f"nothing is delivered: {_short(error)}")
                 pause = min(pause * 2, BACK_OFF[1])
 
-    def _told(self, failure: str) -> None:
+    def _told(self, what: str, failure: str) -> None:
         """Remember what is wrong; the log has it once, however often it is tried."""
-        if failure != self.failure:
+        if failure != self.failures.get(what):
             log.warning("%s", failure)
-        self.failure = failure
+        self.failures[what] = failure
 
 
 class _Addresses:
