@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from ringrift_dagster.cluster.topology import Cluster, Place
 
 
-def carriers(cluster: Cluster) -> dict[str, str]:
+def agent_hosts(cluster: Cluster) -> dict[str, str]:
     """Every place that an agent can write to, and that agent's host: itself, a drive's, the first that mounts a share."""
     return {place.name: place.hosts[0] for place in cluster.locations() if place.hosts}
 
 
 def served_by(cluster: Cluster, host: str) -> list[str]:
     """The places that a host's agent carries for, the host itself first."""
-    places = [place for place, carrier in carriers(cluster).items() if carrier == host]
+    places = [place for place, carrier in agent_hosts(cluster).items() if carrier == host]
     return sorted(places, key=lambda place: (place != host, place))
 
 

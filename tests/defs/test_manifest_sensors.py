@@ -131,7 +131,7 @@ def test_a_cursor_of_another_manifest_starts_over(refresh: Tick, home: Home, cur
     store_training_set(home)
     result = refresh(cursor)
     assert len(told(result, "data_manifest")) == 1
-    assert int(result.cursor or 0) > 0
+    assert int((result.cursor or "0").partition(" ")[0]) > 0
 
 
 def test_many_changes_make_few_events(refresh: Tick, home: Home, manifest: Store) -> None:

@@ -4,6 +4,7 @@ Neither costs a run while nothing happens. What their events look like is in `ev
 """
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
@@ -20,6 +21,9 @@ from ringrift_dagster.manifest.changes import Change, changes_since, last_change
 from ringrift_dagster.manifest.plane import Plane
 from ringrift_dagster.manifest.queries import unknown_hosts
 from ringrift_dagster.manifest.refresh import Refreshed
+from ringrift_dagster.transfer import planner
+from ringrift_dagster.transfer.deferral import watch
+from ringrift_dagster.transfer.planner import Mark
 
 JOB = "manifest_job"
 WAITING = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED]
@@ -40,18 +44,23 @@ CHUNK = 1000
 def manifest_refresh_sensor(context: dg.SensorEvaluationContext, plane: PlaneResource) -> dg.SensorResult:
     """Asks every place what it holds and takes in what changed; asks for a run only if an operator must see it.
 
-    The cursor is the id of the last change that was told.
+    Then puts into the queue what is missing for the rules, and measures what presses on it. The cursor is the id of the last change
+    that was told, and the mark of the last plan.
     """
+    told, _, mark = (context.cursor or "").partition(" ")
     try:
         with plane.open() as opened:
             refreshed = opened.refresh(answer_seconds=ANSWER_SECONDS, budget=BUDGET_SECONDS)
-            return _told(context, opened, refreshed)
+            now = time.time()
+            watch(opened.store, opened.cluster.thresholds, at=now)
+            planned = planner.cycle(opened.store, opened.cluster, Mark.from_text(mark), at=now)
+            return _told(context, opened, refreshed, told, planned.mark.to_text() if planned else mark)
     except HostsFileError as error:
         return dg.SensorResult(skip_reason=f"nobody was asked: {error.problems[0]}", cursor=context.cursor)
 
 
-def _told(context: dg.SensorEvaluationContext, plane: Plane, refreshed: Refreshed) -> dg.SensorResult:
-    after = _start(context.cursor, last_change(plane.store))
+def _told(context: dg.SensorEvaluationContext, plane: Plane, refreshed: Refreshed, told: str, mark: str) -> dg.SensorResult:
+    after = _start(told, last_change(plane.store))
     changes = changes_since(plane.store, after, limit=MAX_CHANGES)
     requests = _requests(context.instance, changes)
     answered = f"{len(refreshed.outcomes) - len(refreshed.silent)} of {len(refreshed.outcomes)} locations answered"
@@ -61,7 +70,7 @@ def _told(context: dg.SensorEvaluationContext, plane: Plane, refreshed: Refreshe
         run_requests=requests,
         skip_reason=None if requests else f"{f'{len(changes)} changes' if changes else 'nothing changed'}; {answered}",
         asset_events=events(plane.store, changes, refreshed),
-        cursor=str(changes[-1].id if changes else after),
+        cursor=f"{changes[-1].id if changes else after} {mark}".rstrip(),
     )
 
 

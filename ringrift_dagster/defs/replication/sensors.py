@@ -13,9 +13,10 @@ from ringrift_dagster.defs.partitions import HOSTS
 from ringrift_dagster.defs.replication.classes import REPLICATION_TAG, tags_of
 from ringrift_dagster.defs.replication.jobs import cold_storage_job, replication_job
 from ringrift_dagster.defs.resources import PlaneResource
+from ringrift_dagster.transfer.deferral import deferred
 from ringrift_dagster.transfer.model import Priority
 from ringrift_dagster.transfer.queue import pending
-from ringrift_dagster.transfer.targets import buckets, carriers
+from ringrift_dagster.transfer.targets import agent_hosts, buckets
 
 WAIT_SECONDS = 40.0
 """A tick waits so long for work: what is submitted meanwhile is seen at once, not in the next tick. Dagster allows 60."""
@@ -53,20 +54,26 @@ def replication_queue_sensor(context: dg.SensorEvaluationContext, plane: PlaneRe
     pause = threading.Event()
     with plane.manifest() as store:
         while True:
-            waiting = pending(store, at=time.time())
+            now = time.time()
+            put_off = deferred(store, now)
+            waiting = {key: count for key, count in pending(store, at=now).items() if key[1] not in put_off}
             wanted = [demand for demand in demands(waiting, cluster) if not _is_taken_care_of(context.instance, demand)]
             if wanted:
                 return _runs(context.instance, wanted)
             if time.monotonic() >= deadline:
-                count = sum(waiting.values())
-                return dg.SensorResult(skip_reason=f"{count} operations wait, for runs under way" if count else "nothing waits")
+                return dg.SensorResult(skip_reason=_why_nothing(sum(waiting.values()), bool(put_off)))
             pause.wait(POLL_SECONDS if not waiting else 1.0)
+
+
+def _why_nothing(waiting: int, deferring: bool) -> str:
+    said = f"{waiting} operations wait, for runs under way" if waiting else "nothing waits"
+    return f"{said}; LOW and COLD_STORAGE are deferred" if deferring else said
 
 
 def demands(waiting: Mapping[tuple[str, Priority], int], cluster: Cluster) -> Iterator[Demand]:
     """What runs the waiting operations need, the urgent first. None for places that the hosts file does not name any more: the
     planner ends such operations."""
-    hosts, named = carriers(cluster), set(buckets(cluster))
+    hosts, named = agent_hosts(cluster), set(buckets(cluster))
     for priority, target in sorted({(priority, target) for target, priority in waiting}):
         if target in named:
             yield Demand(priority, None, target)
