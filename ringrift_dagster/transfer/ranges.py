@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from ringrift_dagster.manifest.inventory import CHUNK_SIZE
 from ringrift_dagster.transfer.part import ChunkWriter, PartFile, Revoked
-from ringrift_dagster.transfer.sources import Source, best
+from ringrift_dagster.transfer.sources import Source, best, is_too_slow
 from ringrift_dagster.transfer.transports.protocol import RangeTransport, TransportFailure
 from ringrift_dagster.transfer.watch import Watcher
 
@@ -177,9 +177,12 @@ class RangeStage:
         """Whom to ask next, if anybody can be asked now. Who had the chunk wrong already, only if there is nobody else."""
         ready = [source for source in self._sources if source.usable and source.ready_at <= now]
         if not self._part.has_table:  # from one only, as long as it goes: then it is known who lied
-            return min(ready, key=lambda source: (source.wrong_chunks, source.rank), default=None)
+            return min(ready, key=lambda source: (source.wrong_chunks, self._is_slow(source), source.rank), default=None)
         wrong = self._wrong_from.get(self._todo[0], set()) if self._todo else set()
         return best(source for source in ready if source not in wrong) or best(ready)
+
+    def _is_slow(self, source: Source) -> bool:
+        return source.speed is not None and is_too_slow(source, source.speed, self._sources)
 
     def _begin(self, source: Source, now: float) -> _Request:
         chunks = deque([heapq.heappop(self._todo)])
@@ -248,12 +251,15 @@ class RangeStage:
         self._check_pace(request)
 
     def _check_pace(self, request: _Request) -> None:
-        """Raises TransportFailure for a source that trickles."""
+        """Raises TransportFailure for a source that trickles, and _Enough for one that is much slower than another may be."""
         since, came = request.window
         passed = request.moved - request.held - since
         if passed >= HUNG_SECONDS:
-            if request.came - came < SLOWEST * passed:
+            speed = (request.came - came) / passed
+            if speed < SLOWEST:
                 raise TransportFailure("timeout", f"less than {SLOWEST:g} bytes a second")
+            if is_too_slow(request.source, speed, self._sources):
+                raise _Enough
             request.window = (request.moved - request.held, request.came)
 
     def _chunk_came(self, request: _Request, partial: _Partial) -> None:

@@ -18,6 +18,8 @@ BACK_OFF_SECONDS = (0.2, 2.0)
 """Before the second try, doubled with each, and at most."""
 FINAL_FAILURES = frozenset({"unauthorized", "not_found", "changed", "not_installed"})
 """Trying again changes nothing."""
+SLOW, SLOW_SHARE = 256e3, 0.1
+"""Bytes a second that make another source worth a try, and the share of another's speed that makes it the better one."""
 _SMOOTHING = 0.3
 
 
@@ -103,6 +105,16 @@ def best(candidates: Iterable[Source]) -> Source | None:
     """Which to ask next: the one from which most is to be expected, considering what it is doing already. Those of which nothing
     is known yet go first, by rank."""
     return min(candidates, key=_preference, default=None)
+
+
+def is_too_slow(source: Source, speed: float, others: Iterable[Source]) -> bool:
+    """Whether so many bytes a second are little compared with what another brings, or may bring."""
+    for other in others:
+        if other is source or not other.usable:
+            continue
+        if speed < (SLOW if other.speed is None else SLOW_SHARE * other.speed):
+            return True
+    return False
 
 
 def _preference(source: Source) -> tuple[bool, float, int]:

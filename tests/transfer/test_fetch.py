@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import pytest
 
 from ringrift_dagster.manifest.inventory import CHUNK_SIZE
+from ringrift_dagster.transfer import ranges
 from ringrift_dagster.transfer.fetch import FetchFailed, Preempted, fetch
 from ringrift_dagster.transfer.model import CAUSES, Offer, OrderedItem, TransportName
 from ringrift_dagster.transfer.part import PartFile, disk_cause
@@ -277,12 +278,19 @@ class TestTime:
         assert fetched.seconds < 20
         assert fetched.source != "host-0"
 
-    def test_a_trickle_is_left(self, tmp_path: Path, servers: list[FaultyServer]) -> None:
-        servers[0].faults = Faults(rate=20_000)
-        with BIG.part(tmp_path) as part:
-            fetched = fetch(part, BIG.item(offers(servers)), by_http(), Consent())
+    @pytest.mark.parametrize("connections", [1, 4])
+    @pytest.mark.parametrize("table", [True, False])
+    def test_a_trickle_is_left(
+        self, tmp_path: Path, servers: list[FaultyServer], connections: int, table: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(ranges, "HUNG_SECONDS", 1.0)
+        servers[0].faults = Faults(rate=100_000)
+        with BIG.part(tmp_path, table=table) as part:
+            item = BIG.item(offers(servers), table=table)
+            fetched = fetch(part, item, by_http(), Consent(), connections=connections)
             assert part.path.read_bytes() == BIG.data
         assert fetched.seconds < 20
+        assert all(not each.failures for each in fetched.offers)
 
     def test_everybody_stalls(self, tmp_path: Path, servers: list[FaultyServer], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(http_client, "STALL_SECONDS", 0.6)
