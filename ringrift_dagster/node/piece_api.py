@@ -22,7 +22,7 @@ from ringrift_dagster.manifest.sources.tree import Opened
 from ringrift_dagster.node.agent import Agent
 from ringrift_dagster.node.http import Refused, json_answer, model_answer, open_object, parse, read_body, sha256_of
 from ringrift_dagster.transfer.pieces import NotTheItem, Pieces, compute
-from ringrift_dagster.transfer.swarm import Full, Peer, Swarm, parse_peers
+from ringrift_dagster.transfer.swarm import MAX_PEERS, Full, Peer, Swarm, parse_peers
 
 HASHED_AT_ONCE = 2
 MAX_REMEMBERED_BYTES = 64 << 20
@@ -33,12 +33,14 @@ PeerText = Annotated[str, StringConstraints(max_length=60)]
 
 
 class SeedOrder(BaseModel):
-    """The body of a request to share an item with `peers`, each `ip:port`, for so many seconds."""
+    """The body of a request to share an item with `peers`, each `ip:port`, for so many seconds. With a `port`, whoever asks is one
+    of them, from there."""
 
     model_config = ConfigDict(extra="forbid")
 
     sha256: Sha256
-    peers: Annotated[list[PeerText], Field(max_length=128)]
+    peers: Annotated[list[PeerText], Field(max_length=MAX_PEERS)] = []
+    port: Annotated[int, Field(ge=1, le=65535, strict=True)] | None = None
     seconds: Annotated[float, Field(gt=0, le=MAX_SEED_SECONDS, allow_inf_nan=False)] = 600.0
 
 
@@ -79,6 +81,8 @@ class _Face:
             peers = parse_peers(" ".join(order.peers))
         except ValueError as error:
             raise Refused(400, "bad_request", f"peers: {error}") from None
+        if order.port is not None and request.client is not None:
+            peers.append((request.client.host, order.port))
         until = await to_thread.run_sync(self._seed, swarm, order, peers, limiter=self._at_once)
         return json_answer({"sha256": order.sha256, "port": swarm.port, "until": until})
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as Late
+from contextlib import suppress
 from urllib.parse import urlsplit
 
+import orjson
 import urllib3
 from urllib3.util import Timeout
 
@@ -42,7 +45,7 @@ def ask(url: str, headers: dict[str, str], size: int, cancelled: Callable[[], bo
     seconds = ANSWER_SECONDS + size / HASHED_A_SECOND
     pool = ThreadPoolExecutor(1, "ask")
     try:
-        answer = pool.submit(_get, url, headers, seconds, MAX_ANSWER_BYTES)
+        answer = pool.submit(_request, "GET", url, headers, seconds, MAX_ANSWER_BYTES)
         while True:
             try:
                 return answer.result(LOOK_SECONDS)
@@ -55,15 +58,27 @@ def ask(url: str, headers: dict[str, str], size: int, cancelled: Callable[[], bo
 
 def reach(url: str, headers: dict[str, str], timeout: float) -> None:
     """Ask for the first byte. Raises TransportFailure when it is not to be had."""
-    _get(url, {**headers, "Range": "bytes=0-0"}, timeout, None)
+    _request("GET", url, {**headers, "Range": "bytes=0-0"}, timeout, None)
 
 
-def _get(url: str, headers: dict[str, str], seconds: float, limit: int | None) -> bytes:
+def tell(url: str, headers: dict[str, str], value: object, size: int) -> None:
+    """Post something to an agent, that it may first have to hash `size` bytes for. Nobody waits for it, or is told of a failure."""
+
+    def post() -> None:
+        with suppress(TransportFailure):
+            _request("POST", url, headers, ANSWER_SECONDS + size / HASHED_A_SECOND, None, orjson.dumps(value))
+
+    threading.Thread(target=post, name="tell", daemon=True).start()
+
+
+def _request(method: str, url: str, headers: dict[str, str], seconds: float, limit: int | None, body: bytes | None = None) -> bytes:
     """The body, which without a `limit` is not read at all. Raises TransportFailure."""
     timeout = Timeout(connect=min(CONNECT_SECONDS, seconds), read=seconds)
     try:
         with urllib3.PoolManager(retries=False, timeout=timeout) as pool:
-            response = pool.request("GET", url, headers=headers, redirect=False, preload_content=False, decode_content=False)
+            response = pool.request(
+                method, url, body=body, headers=headers, redirect=False, preload_content=False, decode_content=False
+            )
             try:
                 return _body(response, limit)
             finally:

@@ -1,8 +1,8 @@
 """BitTorrent, for items that many hosts want at once: each gives on what it has while it fetches.
 
-An offer's address is the URL of the item at an agent, which is asked for the torrent; its option `peers` is `ip:port ip:port …`:
-the BitTorrent ports of all hosts that have it or fetch it, and of no others. A torrent's own hashes only keep a swarm clean:
-whether the bytes are the right ones is decided above.
+An offer's address is the URL of the item at an agent, which is asked for the torrent, and to share it; its option `peers` is
+`ip:port ip:port …`: the BitTorrent ports of all hosts that have it or fetch it, and of no others. Its own hashes only keep a
+swarm clean: whether the bytes are the right ones is decided above.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from ringrift_dagster.transfer.transports.protocol import Probe, TransportFailur
 STALL_SECONDS = 4.0
 SEED_SECONDS = 300.0
 """What was fetched is shared for so long."""
+SOURCE_SECONDS = 3600.0
+"""For so long whoever has it is asked to share it."""
 LOOK_SECONDS = 0.1
 
 
@@ -66,6 +68,7 @@ class BitTorrentTransport:
     ) -> None:
         """See WholeTransport. All offers are one swarm. The file goes on being shared for a while, under whatever name."""
         swarm, peers = self._there(), _peers(offers)
+        self._announce(swarm, item, offers, peers)
         pieces = self._torrent(item, offers, cancelled)
         descriptor = os.open(into, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         complete = False
@@ -87,6 +90,18 @@ class BitTorrentTransport:
         if self._swarm is None:
             raise TransportFailure("not_installed", "this host does not share by BitTorrent")
         return self._swarm
+
+    def _announce(self, swarm: Swarm, item: OrderedItem, offers: Sequence[Offer], peers: Sequence[Peer]) -> None:
+        """Tell the agents that have it to share it, with us as well as with those that we know of."""
+        order = {
+            "sha256": item.sha256,
+            "peers": [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in peers],
+            "port": swarm.port,
+            "seconds": SOURCE_SECONDS,
+        }
+        for url in dict.fromkeys(offer.address for offer in offers if asking.is_agent(offer.address, item.sha256)):
+            agent = url.removesuffix(f"/v1/objects/{item.sha256}")
+            asking.tell(f"{agent}/v1/seeds", asking.headers_for(url, item.sha256, self._token), order, item.size)
 
     def _torrent(self, item: OrderedItem, offers: Sequence[Offer], cancelled: Callable[[], bool]) -> Pieces:
         """The torrent, from the first agent that gives it. Raises TransportFailure."""
