@@ -5,6 +5,7 @@ from __future__ import annotations
 import lzma
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from ringrift_dagster.games.database import GameDatabase, GameRecord
 from ringrift_dagster.home import Home
 from ringrift_dagster.manifest.store import Store
 from tests.postgres import postgres
+from tests.s3_servers import Proxy, S3Server, moto_server, new_bucket, proxy_before, rclone_server
 
 DATA = Path(__file__).parent / "data"
 _NUMBERS = count(1)
@@ -83,6 +85,39 @@ def postgres_server() -> Iterator[str]:
     """The URL of a running PostgreSQL, without a database."""
     with postgres() as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def rclone_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An S3 server that checks signatures and keeps files."""
+    with rclone_server(tmp_path_factory.mktemp("rclone") / "server") as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def moto_endpoint() -> Iterator[str]:
+    """An S3 server that knows storage classes."""
+    with moto_server() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def s3_rclone(rclone_endpoint: str) -> S3Server:
+    """An empty bucket of rclone's server."""
+    return new_bucket(rclone_endpoint)
+
+
+@pytest.fixture
+def s3_moto(moto_endpoint: str) -> S3Server:
+    """An empty bucket of moto's server."""
+    return new_bucket(moto_endpoint)
+
+
+@pytest.fixture
+def proxied() -> Iterator[Callable[[S3Server], Proxy]]:
+    """Put a proxy before an S3 server."""
+    with ExitStack() as stack:
+        yield lambda server: stack.enter_context(proxy_before(server.endpoint))
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
