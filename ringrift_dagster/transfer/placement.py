@@ -14,6 +14,8 @@ CANDIDATE_PREFIX = "candidate_"
 """RingRift's mark of a checkpoint that waits for its evaluation among the models."""
 LIVE_FOLDER = "data/games"
 """Where the databases are that a host's games are added to."""
+SOURCE_FOLDER = "selfplay"
+"""Where the pipeline's sources are in the project's own home."""
 
 _FOLDERS: Mapping[str, Mapping[ItemType, str]] = MappingProxyType(
     {
@@ -81,10 +83,13 @@ def file_name(item: Known, suffix: str) -> str:
 
 
 def place(kind: str, layout: Layout, item: OrderedItem) -> str:
-    """The path, relative to a root of this kind (tree, drive or shared), at which the item belongs.
+    """The path, relative to a root of this kind (tree, drive, shared or home), at which the item belongs.
 
-    Raises Unplaceable when the root's own layout would not find such an item there.
+    Into the home only games are sent, to be merged into the pipeline's sources. Raises Unplaceable when the root's own layout would
+    not find such an item there.
     """
+    if kind == "home" and item.merge and item.type == ItemType.GAME_DB and is_listed(item.name) and not is_named_by_hash(item.name):
+        return f"{SOURCE_FOLDER}/{item.name}"
     folder = _folder(kind, item)
     path = f"{folder}/{item.name}"
     rule = layout.rule(path)

@@ -17,14 +17,16 @@ from uuid import uuid4
 from pydantic import ValidationError
 
 from ringrift_dagster.cluster.topology import Place
+from ringrift_dagster.manifest.inventory import ItemType
 from ringrift_dagster.manifest.locations import location
-from ringrift_dagster.manifest.plane import Plane
+from ringrift_dagster.manifest.plane import HOME_LOCATION, Plane
 from ringrift_dagster.manifest.queries import Item, items_of
 from ringrift_dagster.manifest.replicas import Made
 from ringrift_dagster.transfer import breakers, queue
 from ringrift_dagster.transfer.agents import BUSY, AgentClient, AgentRefused, Agents, AgentSilent
 from ringrift_dagster.transfer.breakers import Breaker, BreakerState, Way
 from ringrift_dagster.transfer.carriers import Begun, News
+from ringrift_dagster.transfer.collect import source_names
 from ringrift_dagster.transfer.endings import Ended
 from ringrift_dagster.transfer.model import ItemProgress, Offer, Order, OrderedItem, Priority, Progress, PullState, TransportName
 from ringrift_dagster.transfer.offers import SWARM_BYTES, Goods, Offering, goods_of, receivers_of
@@ -201,9 +203,10 @@ class AgentCarrier:
     def _post(self, offered: Sequence[_Offered], begun: Begun, at: float) -> None:
         """Give the agent orders, one or more a priority. Their ids are in the queue before the agent hears of them."""
         urgent: dict[Priority, list[tuple[OrderedItem, _Offered]]] = defaultdict(list)
+        sources = self._sources(offered)
         for each in offered:
             try:
-                urgent[each.first.priority].append((_ordered(each), each))
+                urgent[each.first.priority].append((_ordered(each, sources.get(each.goods.item.sha256)), each))
             except (Unplaceable, ValidationError) as error:
                 begun.ended += [
                     Ended(operation, each.goods.item, cause="unplaceable", detail=str(error)) for operation in each.operations
@@ -236,6 +239,13 @@ class AgentCarrier:
         else:
             begun.under_way += operations
             self._follow(_Followed(order.id, operations, items), progress)
+
+    def _sources(self, offered: Sequence[_Offered]) -> Mapping[str, str]:
+        """What the live databases are called that games are to be merged into: those of the pipeline, in the project's home."""
+        if self._place.name != HOME_LOCATION:
+            return {}
+        games = [each.goods.item.sha256 for each in offered if each.goods.item.type == ItemType.GAME_DB]
+        return source_names(self._plane.store, games)
 
     def _order(self, priority: Priority, items: Sequence[OrderedItem]) -> Order:
         hosts = self._plane.cluster.hosts
@@ -317,15 +327,16 @@ class AgentCarrier:
             return  # it ends by itself; nobody waits for it
 
 
-def _ordered(offered: _Offered) -> OrderedItem:
-    """Raises Unplaceable and ValidationError."""
+def _ordered(offered: _Offered, source: str | None) -> OrderedItem:
+    """`source`: the live database that its games are merged into. Raises Unplaceable and ValidationError."""
     item, chunks = offered.goods.item, offered.goods.chunks
     return OrderedItem.model_validate(
         {
             "sha256": item.sha256,
             "size": item.size,
             "type": item.type,
-            "name": file_name(item, offered.goods.suffix),
+            "name": source or file_name(item, offered.goods.suffix),
+            "merge": source is not None,
             "config": item.config,
             "chunks": None if chunks is None else base64.b64encode(chunks).decode(),
             "offers": offered.offers,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from ringrift_dagster.cluster.topology import Cluster, Place
+from ringrift_dagster.manifest.plane import HOME_LOCATION
 
 
 def agent_hosts(cluster: Cluster) -> dict[str, str]:
     """Every place that an agent can write to, and that agent's host: itself, a drive's, the first that mounts a share."""
-    return {place.name: place.hosts[0] for place in cluster.locations() if place.hosts}
+    return {place.name: place.hosts[0] for place in _places(cluster) if place.hosts}
 
 
 def served_by(cluster: Cluster, host: str) -> list[str]:
@@ -24,6 +23,10 @@ def buckets(cluster: Cluster) -> tuple[str, ...]:
 
 
 def place_of(cluster: Cluster, name: str) -> Place | None:
-    """What the hosts file says of a place."""
-    places: Mapping[str, Place] = {place.name: place for place in cluster.locations()}
-    return places.get(name)
+    """What is known of a place: by the hosts file, or as the project's own home, which the coordinator's agent serves."""
+    return next((place for place in _places(cluster) if place.name == name), None)
+
+
+def _places(cluster: Cluster) -> list[Place]:
+    hosts = [host.name for host in cluster.active_hosts if host.name == cluster.coordinator]
+    return [*cluster.locations(), Place(HOME_LOCATION, "disk", "", hosts=tuple(hosts))]

@@ -21,7 +21,7 @@ from ringrift_dagster.manifest.changes import Change, changes_since, last_change
 from ringrift_dagster.manifest.plane import Plane
 from ringrift_dagster.manifest.queries import unknown_hosts
 from ringrift_dagster.manifest.refresh import Refreshed
-from ringrift_dagster.transfer import planner
+from ringrift_dagster.transfer import collect, planner
 from ringrift_dagster.transfer.deferral import watch
 from ringrift_dagster.transfer.planner import Mark
 
@@ -53,6 +53,7 @@ def manifest_refresh_sensor(context: dg.SensorEvaluationContext, plane: PlaneRes
             refreshed = opened.refresh(answer_seconds=ANSWER_SECONDS, budget=BUDGET_SECONDS)
             now = time.time()
             watch(opened.store, opened.cluster.thresholds, at=now)
+            collect.cycle(opened.store, opened.cluster, at=now)
             planned = planner.cycle(opened.store, opened.cluster, Mark.from_text(mark), at=now)
             return _told(context, opened, refreshed, told, planned.mark.to_text() if planned else mark)
     except HostsFileError as error:
