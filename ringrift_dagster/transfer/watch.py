@@ -71,7 +71,6 @@ class Watcher:
     def rate(self, location: str) -> float | None:
         return self._control.rate(location)
 
-
     def retried(self) -> None:
         """Something has to be asked for again."""
         with self._lock:
