@@ -34,7 +34,7 @@ STALL_SECONDS = 4.0
 LOOP_SECONDS = 60.0
 """So long without any more than there was before, and pieces come that are wrong each time."""
 LOOK_SECONDS = 0.1
-START_SECONDS = 10.0
+START_SECONDS, FIRST_ANSWER_SECONDS, ANSWER_SECONDS = 10.0, 0.5, 10.0
 START_ATTEMPTS = 5
 MIN_CONNECTIONS, MAX_CONNECTIONS = 4, 16
 """Of an item. Each is busy with a piece of its own, which is lost when everything ends in the middle."""
@@ -259,7 +259,7 @@ class _Daemon:
         with self._lock:
             if self._process is None or self._process.poll() is not None:
                 self._start()
-        return self._ask(method, parameters)
+        return self._ask(method, parameters, ANSWER_SECONDS)
 
     def close(self) -> None:
         with self._lock:
@@ -300,13 +300,13 @@ class _Daemon:
         deadline = time.monotonic() + START_SECONDS
         while process.poll() is None and time.monotonic() < deadline:
             try:
-                self._ask("getVersion", ())
+                self._ask("getVersion", (), FIRST_ANSWER_SECONDS)
                 return process.poll() is None
             except TransportFailure:
                 time.sleep(0.02)
         return False
 
-    def _ask(self, method: str, parameters: Sequence[Any]) -> Any:
+    def _ask(self, method: str, parameters: Sequence[Any], timeout: float) -> Any:
         body = {
             "jsonrpc": "2.0",
             "id": str(next(self._numbers)),
@@ -314,7 +314,7 @@ class _Daemon:
             "params": [f"token:{self._secret}", *parameters],
         }
         try:
-            answer = self._pool.request("POST", self._url, body=orjson.dumps(body), timeout=START_SECONDS)
+            answer = self._pool.request("POST", self._url, body=orjson.dumps(body), timeout=timeout)
             told = orjson.loads(answer.data)
             if "error" in told:
                 raise TransportFailure("failed", f"aria2: {told['error'].get('message', '')}")
