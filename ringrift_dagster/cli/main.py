@@ -23,6 +23,8 @@ COMMANDS = {
     "health": "Whether all is well, on one screen, and what to do where it is not.",
     "freshness": "What every host would train on, and why it is stale.",
     "orphans": "What cannot be reached, and what would bring it back.",
+    "queue": "What is to be moved: list it, ask for more, carry it out.",
+    "replication": "Who must hold what, what is missing for it, what must stay and what may go.",
     "hosts": "The hosts file as the data plane understands it.",
     "events": "What hosts tell, what the coordinator tells them, and what nobody understood.",
     "node": "The agent that runs on every host.",

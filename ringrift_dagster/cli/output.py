@@ -40,6 +40,12 @@ class Unreadable(click.ClickException):
     exit_code = Exit.USAGE
 
 
+class BadNews(click.ClickException):
+    """What was asked for cannot be had; nothing is wrong with the question."""
+
+    exit_code = Exit.BAD_NEWS
+
+
 def complain(message: str) -> None:
     """One line on stderr."""
     click.echo(f"ringrift-data: {message}", err=True)

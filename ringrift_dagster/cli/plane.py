@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ringrift_dagster.cli.output import Exit, Unreadable, complain
+from ringrift_dagster.cli.output import BadNews, Exit, Unreadable, complain
 
 if TYPE_CHECKING:
     from ringrift_dagster.manifest.plane import Plane
@@ -50,6 +50,18 @@ def known_location(plane: Plane, name: str) -> str:
     if name not in names:
         raise click.UsageError(f"no location {name!r}; there are {', '.join(names)}")
     return name
+
+
+def known_item(plane: Plane, text: str) -> str:
+    """The hash of an item named by its hash, the beginning of it, or a file name or path. An unknown one is bad news."""
+    from ringrift_dagster.manifest.queries import AmbiguousItem, UnknownItem, find_item
+
+    try:
+        return find_item(plane.store, text)
+    except UnknownItem:
+        raise BadNews(f"the manifest has no item {text!r}; `ringrift-data manifest refresh` looks again") from None
+    except AmbiguousItem as error:
+        raise click.UsageError(f"{error}; name one by the beginning of its hash") from error
 
 
 def when(at: float | None) -> str:

@@ -16,6 +16,7 @@ from sqlalchemy.engine import Connection
 
 from ringrift_dagster.cluster.topology import Cluster
 from ringrift_dagster.manifest.inventory import ItemType, Soundness
+from ringrift_dagster.manifest.plane import HOME_LOCATION
 from ringrift_dagster.manifest.schema import items, locations, operations, replicas
 from ringrift_dagster.manifest.schema import state as manifest_state
 from ringrift_dagster.manifest.sources.layouts import SNAPSHOT_FOLDER
@@ -104,7 +105,7 @@ def cycle(store: Store, cluster: Cluster, mark: Mark | None, *, at: float, limit
     planned = plan(store, cluster, at=at, limit=limit)
     if planned.wanted:
         submit(store, planned, at=at)
-    _withdraw(store, at)
+    _withdraw(store, cluster, at)
     return planned
 
 
@@ -442,19 +443,26 @@ def _asked_for(kind: Kind, target: str | None = None) -> sa.Exists:
     return (query if target is None else query.where(operations.c.target == target)).correlate(items).exists()
 
 
-def _withdraw(store: Store, at: float) -> None:
-    """Cancel what the planner asked for and nobody has any more: a snapshot that a later one of its database succeeded."""
+def _withdraw(store: Store, cluster: Cluster, at: float) -> None:
+    """End what cannot come about any more: at places that the hosts file does not name, and of snapshots that were retired."""
+    open_ones = sa.select(operations.c.id).where(operations.c.finished_at.is_(None), operations.c.state != State.LEASED.value)
+    named = [HOME_LOCATION, *(place.name for place in cluster.locations())]
+    with store.reading() as connection:
+        astray = connection.execute(open_ones.where(operations.c.target.not_in(named)).limit(PLANNED_AT_ONCE)).scalars().all()
+        retired = connection.execute(open_ones.where(*_retired()).limit(PLANNED_AT_ONCE)).scalars().all()
+    if astray:
+        queue.abandon(store, astray, "no_such_target", "the hosts file does not name it, or not as active", at=at)
+    for number in retired:
+        queue.cancel(store, number, at=at)
+
+
+def _retired() -> tuple[sa.ColumnElement[bool], ...]:
+    """Of operations for snapshots that nobody has any more, as a later one of the same database succeeded them."""
     copy = (
         sa.select(replicas.c.item_id)
         .join(items, items.c.id == replicas.c.item_id)
         .where(items.c.sha256 == operations.c.sha256, replicas.c.state != ReplicaState.LOST)
         .correlate(operations)
     )
-    query = sa.select(operations.c.id).where(
-        operations.c.state == sa.literal_column(f"'{State.WAITING}'"), operations.c.cause == "no_source",
-        operations.c.why.like("snapshot %"), ~copy.exists(),
-    )  # fmt: skip
-    with store.reading() as connection:
-        numbers = connection.execute(query.limit(PLANNED_AT_ONCE)).scalars().all()
-    for number in numbers:
-        queue.cancel(store, number, at=at)
+    waits = operations.c.state == sa.literal_column(f"'{State.WAITING}'")
+    return waits, operations.c.cause == "no_source", operations.c.why.like("snapshot %"), ~copy.exists()

@@ -270,6 +270,25 @@ def cancel(store: Store, number: int, *, at: float) -> Operation:
     return get(store, number)
 
 
+def abandon(store: Store, numbers: Sequence[int], cause: str, detail: str, *, at: float) -> int:
+    """End, as FAILED, operations that are open and that nobody works on. Returns how many were. Raises ValueError for no cause."""
+    if cause not in CAUSES_HERE:
+        raise ValueError(f"{cause!r} is no cause of a failure")
+    told = {"cause": cause, "detail": detail[:2000], "next_action": NEXT_ACTIONS.get(cause, "look at it, then retry")}
+    ended = 0
+    with store.writing() as writer:
+        for batch in in_batches(sorted(numbers)):
+            idle = sa.select(*COLUMNS).where(operations.c.id.in_(batch), _OPEN, operations.c.state != State.LEASED.value)
+            for row in writer.connection.execute(idle.order_by(operations.c.id).with_for_update()).all():
+                _end(writer.connection, row.id, State.FAILED, at, told)
+                writer.note(
+                    at, "OPERATION_FAILED", row.target, operation=row.id, what=row.kind, item=row.sha256.hex(),
+                    priority=Priority(row.priority).name, attempts=row.attempts, **told,
+                )  # fmt: skip
+                ended += 1
+    return ended
+
+
 def retry(store: Store, number: int, *, at: float, priority: Priority | None = None) -> Operation:
     """Ask once more for what failed or was cancelled: a new operation, or the equal one that is open. Raises KeyError.
 

@@ -340,6 +340,19 @@ def test_a_snapshot_that_was_retired_meanwhile_is_not_waited_for(store: Store, c
     assert queue.get(store, held.id).state == State.CANCELLED
 
 
+def test_what_is_wanted_at_a_place_that_is_gone_ends_with_a_cause(store: Store, cluster_of: MakeCluster) -> None:
+    cluster = cluster_of()
+    sha256 = put_at(store, "a", "nebius-1", "nebius-2", "lambda-1")
+    there = queue.submit(store, Wanted(Kind.SYNC, sha256, "vast-1", Priority.LOW, 1), at=5.0)
+    astray = queue.submit(store, Wanted(Kind.SYNC, sha256, "vast-9", Priority.LOW, 1), at=5.0)
+    planner.cycle(store, cluster, None, at=10.0)
+    ended = queue.get(store, astray.id)
+    assert (ended.state, ended.cause, ended.next_action) == (
+        State.FAILED, "no_such_target", queue.NEXT_ACTIONS["no_such_target"],
+    )  # fmt: skip
+    assert queue.get(store, there.id).state == State.QUEUED
+
+
 def test_few_wait_for_a_target_at_a_time(store: Store, cluster_of: MakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spots, "OPEN_AT_ONCE", 3)
     cluster = cluster_of(target=2, excluded="vast-2, nebius-1, nebius-2, mac-1")

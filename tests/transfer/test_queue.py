@@ -191,6 +191,20 @@ def test_what_is_cancelled_is_taken_from_who_works_on_it(store: Store) -> None:
         queue.cancel(store, 999, at=4.0)
 
 
+def test_what_is_given_up_fails_unless_somebody_works_on_it(store: Store) -> None:
+    queue.submit_all(store, many(2), at=0.0)
+    (held,) = queue.lease(store, "run", "gpu-1", at=1.0)
+    other = next(each for each in queue.listed(store) if each.id != held.id)
+    assert queue.abandon(store, [held.id, other.id], "no_such_target", "it is gone", at=2.0) == 1
+    ended = queue.get(store, other.id)
+    assert (ended.state, ended.cause, ended.detail, ended.finished_at) == (State.FAILED, "no_such_target", "it is gone", 2.0)
+    assert queue.get(store, held.id).state == State.LEASED
+    (told,) = [change for change in changes_since(store, 0) if change.kind == "OPERATION_FAILED"]
+    assert (told.detail["operation"], told.detail["cause"]) == (other.id, "no_such_target")
+    with pytest.raises(ValueError, match="no cause"):
+        queue.abandon(store, [held.id], "bad_luck", "", at=3.0)
+
+
 def test_what_failed_is_asked_for_once_more_as_a_new_operation(store: Store) -> None:
     queue.submit(store, wanted("a", priority=Priority.LOW), at=0.0)
     (held,) = queue.lease(store, "run", "gpu-1", at=1.0)
