@@ -201,7 +201,7 @@ class _Job:
             finally:
                 wrong = self._part.adopt()
             self._account(sources, self._part.bytes_done - before, time.monotonic() - began, wrong, failure, stall)
-            if not stall.preempted:
+            if not stall.preempted or not wrong:
                 return
 
     def _account(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import subprocess
 import threading
@@ -526,21 +528,48 @@ class TestDisk:
         with BIG.part(small_disk) as part:
             assert part.bytes_done == there > 0
 
-    def test_a_directory_that_cannot_be_written_to(self, small_disk: Path) -> None:
-        subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-        with pytest.raises(OSError, match="Read-only") as failed:
-            BIG.part(small_disk)
+    def test_a_directory_that_cannot_be_written_to(self, closed_folder: Path) -> None:
+        with pytest.raises(OSError, match=r"Read-only|Permission") as failed:
+            BIG.part(closed_folder)
         assert disk_cause(failed.value) == "read_only"
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 18 MiB."""
-    folder = tmp_path / "disk"
+def _mounted(folder: Path, options: str) -> bool:
+    """Whether a file system of its own could be put there."""
     folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=18m", "tmpfs", str(folder)], check=True)
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    return os.geteuid() == 0 and subprocess.run(command, check=False, capture_output=True).returncode == 0
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A file system of 18 MiB; where nobody may mount one, writing ends as if it were."""
+    folder = tmp_path / "disk"
+    if _mounted(folder, "size=18m"):
+        yield folder
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+        return
+    write = os.pwrite
+
+    def limited(descriptor: int, data: Any, offset: int) -> int:
+        if offset + len(data) > 18 << 20:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(descriptor, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", limited)
     yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture
+def closed_folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder that nothing can be made in, not even by root where that can be had."""
+    folder = tmp_path / "closed"
+    mounted = _mounted(folder, "ro")
+    if not mounted:
+        folder.chmod(0o500)
+    yield folder
+    if mounted:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def test_many_transfers_at_random(tmp_path: Path, servers: list[FaultyServer]) -> None:

@@ -140,6 +140,15 @@ def test_addresses_that_lead_nowhere(address: str, codes: set[str]) -> None:
     assert failure(HttpTransport(), offer(address, "host")).code in codes
 
 
+def test_a_signature_is_never_told(server: FaultyServer) -> None:
+    for address in (
+        f"{server.base}/x?X-Amz-Signature=abc\u2028",
+        f"{server.base}/x y?X-Amz-Signature=abc",
+        "x:/?X-Amz-Signature=abc",
+    ):
+        assert "abc" not in str(failure(S3Transport(), offer(address, "cold", TransportName.S3)))
+
+
 def test_what_answers_is_no_http(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 

@@ -242,6 +242,8 @@ class Client:
 
 def translated(error: Exception) -> TransportFailure:
     """What went wrong on the way, as a code."""
+    if isinstance(error, http.client.InvalidURL | UnicodeError):
+        return TransportFailure("failed", "not an address of HTTP")  # what they say has the address in it, which may be signed
     said = f"{type(error).__name__}: {error}"
     if isinstance(error, ConnectionRefusedError):
         return TransportFailure("refused", said)
