@@ -36,6 +36,8 @@ LOOP_SECONDS = 60.0
 LOOK_SECONDS = 0.1
 START_SECONDS, FIRST_ANSWER_SECONDS, ANSWER_SECONDS = 10.0, 0.5, 10.0
 START_ATTEMPTS = 5
+STRANGE_ANSWERS = 3
+"""So many answers that are none of aria2's, and it is not aria2 that listens."""
 MIN_CONNECTIONS, MAX_CONNECTIONS = 4, 16
 """Of an item. Each is busy with a piece of its own, which is lost when everything ends in the middle."""
 MAX_RPC_BYTES = 96 << 20
@@ -188,6 +190,7 @@ class Aria2Transport:
     ) -> None:
         control = into.with_name(f"{into.name}.aria2")
         control.unlink(missing_ok=True)  # what is there is looked at, not what was said about it
+        self._daemon.start()
         call = self._daemon.call
         (gid,) = call("addMetalink", base64.b64encode(metalink).decode(), options)
         try:
@@ -243,7 +246,7 @@ class Aria2Transport:
 
 
 class _Daemon:
-    """The running aria2c, started when it is first needed."""
+    """The running aria2c."""
 
     def __init__(self, folder: Path, overall: float | None) -> None:
         self._folder = folder
@@ -254,11 +257,14 @@ class _Daemon:
         self._numbers = itertools.count(1)
         self._pool = urllib3.PoolManager(maxsize=MAX_CONNECTIONS, retries=False)
 
-    def call(self, method: str, *parameters: Any) -> Any:
-        """The result of a method. Raises TransportFailure for an error, and when there is no aria2 to be had."""
+    def start(self) -> None:
+        """See that it runs. Raises TransportFailure when there is no aria2 to be had."""
         with self._lock:
             if self._process is None or self._process.poll() is not None:
                 self._start()
+
+    def call(self, method: str, *parameters: Any) -> Any:
+        """The result of a method. Raises TransportFailure for an error, and when it does not run."""
         return self._ask(method, parameters, ANSWER_SECONDS)
 
     def close(self) -> None:
@@ -296,13 +302,14 @@ class _Daemon:
         return config
 
     def _answers(self, process: subprocess.Popen[bytes]) -> bool:
-        """Whether it answers; False when it ended instead. What answers has to know the secret."""
-        deadline = time.monotonic() + START_SECONDS
-        while process.poll() is None and time.monotonic() < deadline:
+        """Whether it answers; False when it ended, or somebody else has the port, whom it does not mind: it has IPv6 as well."""
+        deadline, strange = time.monotonic() + START_SECONDS, 0
+        while process.poll() is None and time.monotonic() < deadline and strange < STRANGE_ANSWERS:
             try:
                 self._ask("getVersion", (), FIRST_ANSWER_SECONDS)
                 return process.poll() is None
-            except TransportFailure:
+            except TransportFailure as failure:
+                strange += failure.code != "refused"
                 time.sleep(0.02)
         return False
 
@@ -319,6 +326,8 @@ class _Daemon:
             if "error" in told:
                 raise TransportFailure("failed", f"aria2: {told['error'].get('message', '')}")
             return told["result"]
+        except urllib3.exceptions.NewConnectionError:
+            raise TransportFailure("refused", "aria2 does not listen") from None
         except (urllib3.exceptions.HTTPError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise TransportFailure("failed", f"aria2 does not answer: {type(error).__name__}") from None
 
