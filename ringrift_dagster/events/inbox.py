@@ -155,7 +155,7 @@ def mark_handled(writer: Writer, consumer: str, number: int, *, at: float, outco
     """
     values = {"event": number, "consumer": consumer, "at": at, "outcome": outcome}
     insert = upsert(writer.connection, handled_events).values(values).on_conflict_do_nothing()
-    return writer.connection.execute(insert).rowcount == 1
+    return writer.connection.execute(insert.returning(handled_events.c.event)).first() is not None
 
 
 def handled(store: Store, number: int) -> dict[str, tuple[float, str | None]]:

@@ -125,6 +125,7 @@ def failed(store: Store, line: Line, cause: str, *, at: float) -> float:
     with store.writing() as writer:
         _end(writer, line.target, old, at, delivered=False, cause=f"given up: {cause}")
         head = sa.update(deliveries).where(deliveries.c.target == line.target, deliveries.c.event == line.events[0].number)
+        head = head.where(deliveries.c.ended_at.is_(None))
         writer.connection.execute(head.values(attempts=line.attempts + 1, due_at=again, cause=cause[:200]))
     return again
 
