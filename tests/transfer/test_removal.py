@@ -13,11 +13,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from ringrift_dagster.home import Home
 from ringrift_dagster.manifest.changes import changes_since
-from ringrift_dagster.manifest.plane import open_plane
 from ringrift_dagster.manifest.schema import locations
-from ringrift_dagster.manifest.sources.tree import STATE
 from ringrift_dagster.transfer import pins, planner, queue, removal
 from ringrift_dagster.transfer.agents import AgentClient, AgentSilent
 from ringrift_dagster.transfer.model import Priority
@@ -26,6 +23,7 @@ from ringrift_dagster.transfer.removal import NotRemoved, Removed, drop, retenti
 from ringrift_dagster.transfer.rules import Rule, put
 from tests.s3_servers import new_bucket, rclone_server
 from tests.transfer.field import MODEL, Field, noise, running_field
+from tests.transfer.fresh import fresh
 
 GB = 10**9
 HOSTS = {
@@ -46,12 +44,8 @@ def agents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Field]:
 @pytest.fixture
 def field(agents: Field, tmp_path: Path) -> Iterator[Field]:
     """They, with nothing in their trees, and a manifest of their own."""
-    with open_plane(Home(tmp_path / "home"), hosts_file=agents.root / "hosts.yaml") as plane:
-        yield replace(agents, plane=plane)
-    for host in HOSTS:
-        for path in (agents.root / host).iterdir():
-            if path.name != STATE:
-                shutil.rmtree(path)
+    with fresh(agents, tmp_path / "home") as running:
+        yield running
 
 
 def everywhere(field: Field, *hosts: str, data: bytes | None = None, name: str = MODEL) -> str:
