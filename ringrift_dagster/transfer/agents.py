@@ -116,6 +116,11 @@ class AgentClient:
             raise AgentSilent("wrong_node", f"{told.node!r} answers instead of {self.name!r}")
         return told
 
+    def look(self, root: str, *, wait: float = ANSWER_SECONDS) -> None:
+        """Have it look at the files of a root now; returns when it has, or after `wait` seconds."""
+        query = {"root": root, "limit": 1, "max_age": 0, "wait": f"{wait:.3f}"}
+        self._request("GET", f"/v1/inventory?{urlencode(query)}", ANSWER_SECONDS + wait)
+
     def post(self, order: Order) -> Progress:
         """Give it an order; the same again changes nothing."""
         return self._parsed(Progress, self._request("POST", "/v1/pulls", POST_SECONDS, order.model_dump_json().encode()))

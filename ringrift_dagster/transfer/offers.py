@@ -6,9 +6,12 @@ Sources are ranked as the manifest ranks them, transports as the operator prefer
 
 from __future__ import annotations
 
+import os
 import socket
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -21,13 +24,13 @@ from ringrift_dagster.cluster.host import Host
 from ringrift_dagster.cluster.topology import Place
 from ringrift_dagster.manifest.inventory import ItemType
 from ringrift_dagster.manifest.locations import all_locations
-from ringrift_dagster.manifest.plane import HOME_LOCATION, Plane, bucket_client
+from ringrift_dagster.manifest.plane import HOME_LOCATION, THIS_HOST_VARIABLE, Plane, bucket_client
 from ringrift_dagster.manifest.queries import RANKS, SILENT, Item, RankedSource, chunk_tables_of, items_of, sources_of
 from ringrift_dagster.manifest.schema import operations
 from ringrift_dagster.manifest.sources.s3_client import Failure
 from ringrift_dagster.manifest.states import Liveness
 from ringrift_dagster.manifest.store import Store, in_batches
-from ringrift_dagster.transfer.agents import Agents
+from ringrift_dagster.transfer.agents import AgentRefused, Agents, AgentSilent
 from ringrift_dagster.transfer.model import Offer, TransportName
 from ringrift_dagster.transfer.preferences import preferred, transport_order
 
@@ -38,6 +41,8 @@ SWARM_RECEIVERS = 3
 """From that size on, and for so many receivers at once, they get an item from each other as well."""
 SWARM_PEERS = 12
 PRESIGNED_SECONDS = 6 * 3600
+NEW_SECONDS = 300.0
+"""An item that the manifest has known for longer every agent has seen that holds it."""
 _IN_PLACE, _THERE = RANKS[0], RANKS[1]
 
 
@@ -107,6 +112,7 @@ class Offering:
         self._target = target
         self._host = host
         self._servers = Servers(plane)
+        self._shown: set[str] = set()
         self._places = self._servers.places
         self._by_transport: Mapping[TransportName, Callable[[Item, RankedSource], Offer | None]] = {
             TransportName.SHARED: self._shared,
@@ -159,7 +165,20 @@ class Offering:
         host = self._servers.of(source)
         if host is None or host.agent_url is None:
             return None
+        if item.first_seen > time.time() - NEW_SECONDS:
+            self._show(host, source)
         return Offer(transport=TransportName.HTTP, location=source.location, address=f"{host.agent_url}/v1/objects/{item.sha256}")
+
+    def _show(self, host: Host, source: RankedSource) -> None:
+        """What the manifest knows from this machine's own disk, and from no agent, the agent may not have seen yet."""
+        place = self._places.get(source.location)
+        here = os.environ.get(THIS_HOST_VARIABLE)
+        own = source.location == HOME_LOCATION or (place is not None and place.kind != "host" and here in place.hosts)
+        if own and source.location not in self._shown:
+            self._shown.add(source.location)
+            with suppress(AgentSilent, AgentRefused):
+                if (client := self._agents.client(host.name)) is not None:
+                    client.look(source.location)
 
     def _aria2(self, item: Item, source: RankedSource) -> Offer | None:
         """As by HTTP: a bucket gives no piece hashes, so it is left to its own transport."""

@@ -95,9 +95,6 @@ class Field:
         return disagreements(self.plane.store) == []
 
 
-HostText = Callable[[dict[str, RunningAgent]], str]
-
-
 @contextmanager
 def running_field(
     root: Path,
@@ -108,10 +105,10 @@ def running_field(
     marked: Sequence[str] = (),
     s3_client: Callable[[], Any] | None = None,
     url: str | None = None,
-    addresses: Mapping[str, str] | None = None,
+    others: Mapping[str, str] | None = None,
 ) -> Iterator[Field]:
     """Agents by name, with further fields of the hosts file and options of `node serve` for each; `sections` of the hosts file
-    beside; `marked` places that are no hosts. `addresses`: other ways to agents than their own."""
+    beside; `marked` places that are no hosts. `others`: hosts that are something else, with its address."""
     options = options or {}
     for name in marked:
         (root / name).mkdir(parents=True, exist_ok=True)
@@ -121,10 +118,10 @@ def running_field(
         for name in hosts:
             (root / name).mkdir(parents=True, exist_ok=True)
             agents[name] = stack.enter_context(running_agent(root / name, name, *options.get(name, ())))
-        urls = {name: agent.url for name, agent in agents.items()} | dict(addresses or {})
+        urls = {name: agent.url for name, agent in agents.items()} | dict(others or {})
         lines = [
-            f'  {name}: {{data_server_url: "{urls[name]}", provider: local, ringrift_path: {root}/{name}, {fields}}}'
-            for name, fields in hosts.items()
+            f'  {name}: {{data_server_url: "{url}", provider: local, ringrift_path: {root}/{name}, {hosts.get(name, "")}}}'
+            for name, url in urls.items()
         ]
         path = root / "hosts.yaml"
         path.write_text(f"{sections}\nhosts:\n" + "\n".join(lines) + "\n")
