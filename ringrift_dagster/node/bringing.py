@@ -23,7 +23,7 @@ from ringrift_dagster.manifest.sources.tree import ContentChanged
 from ringrift_dagster.node.room import NoRoom, Room
 from ringrift_dagster.node.roots import Root
 from ringrift_dagster.node.transports import Transports
-from ringrift_dagster.transfer.fetch import Control, Fetched, FetchFailed, Preempted, fetch
+from ringrift_dagster.transfer.fetch import Control, Fetched, FetchFailed, fetch
 from ringrift_dagster.transfer.model import ItemProgress, OfferOutcome, OrderedItem, PullState, TransportName
 from ringrift_dagster.transfer.part import Held, PartFile, disk_cause
 from ringrift_dagster.transfer.placement import Unplaceable, place
@@ -80,22 +80,17 @@ class _Ended(Exception):
 
 @dataclass
 class _Attempt:
-    """One item on its way. `result` once it is final, `again` if something more urgent goes first."""
+    """One item on its way. `result` once it is final."""
 
     wish: Wish
     path: str = ""
     part: PartFile | None = None
     fetched: Fetched | None = None
     result: ItemProgress | None = None
-    again: bool = False
 
     @property
     def item(self) -> OrderedItem:
         return self.wish.item
-
-    @property
-    def ended(self) -> bool:
-        return self.again or self.result is not None
 
 
 class Bringer:
@@ -106,8 +101,8 @@ class Bringer:
         self._min_free_bytes = min_free_bytes
         self._room = Room()
 
-    def bring(self, root: Root, wishes: Sequence[Wish]) -> list[ItemProgress | None]:
-        """Bring items into a root, one large or some small ones; returns how each ended, None for what goes on another time.
+    def bring(self, root: Root, wishes: Sequence[Wish]) -> list[ItemProgress]:
+        """Bring items into a root, one large or some small ones; returns how each ended.
 
         What fails stops no other. Where several small ones come from the same agent, they come in one answer.
         """
@@ -119,14 +114,14 @@ class Bringer:
             if len(attempts) > 1:
                 self._bundles(attempts)
             for attempt in attempts:
-                if not attempt.ended and attempt.fetched is None and attempt.part is not None:
+                if attempt.result is None and attempt.fetched is None and attempt.part is not None:
                     with _ending(attempt):
                         attempt.fetched = fetch(attempt.part, attempt.item, self._transports, attempt.wish.control)
-            self._publish(root, [attempt for attempt in attempts if not attempt.ended])
+            self._publish(root, [attempt for attempt in attempts if attempt.result is None])
             for attempt in attempts:
                 if attempt.result is not None and attempt.result.cause in _USELESS and attempt.part is not None:
                     attempt.part.discard()
-        return [attempt.result for attempt in attempts]
+        return [attempt.result for attempt in attempts if attempt.result is not None]
 
     def clean(self, root: Root, item: OrderedItem) -> None:
         """Remove what is left of an item that nobody waits for any more, unless somebody does."""
@@ -163,7 +158,7 @@ class Bringer:
         groups: dict[tuple[str, str], dict[str, _Attempt]] = defaultdict(dict)
         for attempt in attempts:
             offer, suffix = attempt.item.offers[0], _OBJECTS + attempt.item.sha256
-            wanting = not attempt.ended and attempt.part is not None and attempt.part.missing() == [0]
+            wanting = attempt.result is None and attempt.part is not None and attempt.part.missing() == [0]
             if wanting and offer.transport == TransportName.HTTP and offer.address.endswith(suffix):
                 groups[offer.address.removesuffix(suffix), offer.location][attempt.item.sha256] = attempt
         for (base, location), group in groups.items():
@@ -205,8 +200,6 @@ def _ending(attempt: _Attempt) -> Iterator[None]:
         yield
     except _Ended as ended:
         attempt.result = ended.progress
-    except Preempted:
-        attempt.again = True
     except FetchFailed as error:
         attempt.result = failed(item, error.cause, error.detail, error.fetched)
     except Unplaceable as error:

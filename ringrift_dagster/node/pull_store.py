@@ -30,6 +30,9 @@ KEEP_ORDERS = 10_000
 VERSIONS_A_START = 1 << 20
 """Versions are told without being written down; after a restart they begin beyond all that could have been told."""
 
+BUSY_SECONDS = 5.0
+"""Only somebody who looks into the file ever has it locked."""
+
 _TABLES = """
 CREATE TABLE orders (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -257,7 +260,7 @@ class PullStore:
 
     def _connect(self) -> sqlite3.Connection:
         self._path.touch(mode=0o600)
-        connection = sqlite3.connect(self._path, timeout=30, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")

@@ -319,36 +319,27 @@ class Pulls:
             self._tasks.discard(task)
             for item, result in zip(task.items, results, strict=True):
                 del self._holders[item.key]
-                if result is None or (result.state == PullState.CANCELLED and not item.cancelled):
-                    self._wait_again(item)
-                else:
+                if result.state != PullState.CANCELLED or item.cancelled:  # else the agent ends: it goes on after the next start
                     self._end(item, result)
             for item in task.followers:
                 heapq.heappush(self._waiting[task.large], item)
             self._save()
             self._fill()
 
-    def _bring(self, task: _Task) -> list[ItemProgress | None]:
+    def _bring(self, task: _Task) -> list[ItemProgress]:
         """Without the lock."""
         order, store = task.items[0].order, self._store
         root = self._roots.get(order.root)
         if root is None:
             return [failed(item.progress, "unplaceable", f"there is no root {order.root}") for item in task.items]
         if store is None:
-            return [None] * len(task.items)
+            return [failed(item.progress, "cancelled", "") for item in task.items]
         wishes = [Wish(store.item(order.number, item.position), order.keep_free, _Control(self, task, item)) for item in task.items]
         results = self._bringer.bring(root, wishes)
         for item, result in zip(task.items, results, strict=True):
-            if item.cancelled and result is not None and result.state == PullState.CANCELLED:
+            if item.cancelled and result.state == PullState.CANCELLED:
                 self._clean(store, item)
         return results
-
-    def _wait_again(self, item: _Item) -> None:
-        self._update(item, item.progress.model_copy(update={"state": PullState.WAITING}))
-        if item.cancelled:
-            self._end(item, failed(item.progress, "cancelled", ""))
-        else:
-            heapq.heappush(self._waiting[item.progress.size >= LARGE_BYTES], item)
 
     def _update(self, item: _Item, progress: ItemProgress) -> None:
         item.progress = progress

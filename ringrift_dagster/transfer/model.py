@@ -121,6 +121,7 @@ CAUSES = (
     "cancelled",
     "interrupted",  # the agent was restarted; it goes on by itself
     "unplaceable",  # the root has no folder for such an item
+    "failed",  # anything else, said in the detail
 )
 """Why an item failed."""
 
