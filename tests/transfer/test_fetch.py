@@ -17,8 +17,9 @@ import pytest
 
 from ringrift_dagster.manifest.inventory import CHUNK_SIZE
 from ringrift_dagster.transfer import ranges
+from ringrift_dagster.transfer.bandwidth import Links
 from ringrift_dagster.transfer.fetch import FetchFailed, Preempted, fetch
-from ringrift_dagster.transfer.model import CAUSES, Offer, OrderedItem, TransportName
+from ringrift_dagster.transfer.model import CAUSES, Offer, OrderedItem, Priority, TransportName
 from ringrift_dagster.transfer.part import PartFile, disk_cause
 from ringrift_dagster.transfer.transports import http_client
 from ringrift_dagster.transfer.transports.http import HttpTransport
@@ -516,6 +517,24 @@ class TestStopping:
             fetched = fetch(part, BIG.item(offers(servers[:1])), by_http(), Consent())
         assert there == 3 * CHUNK_SIZE
         assert fetched.bytes == BIG.size - there
+
+
+def test_a_limit_holds_over_all_connections_and_sources(tmp_path: Path, servers: list[FaultyServer]) -> None:
+    links, flows, lock = Links(), [], threading.Lock()
+    links.set("in", 20e6)
+
+    class Limited(Consent):
+        def take(self, location: str, n: int) -> None:
+            links.take(["in", f"from {location}"], n, Priority.NORMAL, self.cancelled)
+            with lock:
+                flows.append((time.monotonic(), n))
+
+    with BIG.part(tmp_path) as part:
+        fetched = fetch(part, BIG.item(offers(servers)), by_http(), Limited())
+        assert part.path.read_bytes() == BIG.data
+    assert sum(n for _, n in flows) == BIG.size
+    assert fetched.seconds >= (BIG.size - 4e6) / 20e6
+    assert fetched.retries == 0
 
 
 class TestDisk:
