@@ -84,11 +84,11 @@ class _Events:
 
     def _answer(self, entries: list[Event | DeadLetter], places: list[int | None]) -> dict[str, Any]:
         dead, counted = [], self.events.counted
-        for index, entry in enumerate(entries):
+        for index, (entry, place) in enumerate(zip(entries, places, strict=True)):
             if isinstance(entry, DeadLetter):
                 counted.dead.labels(entry.reason).inc()
                 dead.append({"index": index, "id": entry.id, "reason": entry.reason, "detail": entry.detail})
-            else:
+            elif place is not None:
                 counted.accepted.labels(entry.type.value).inc()
         known = sum(place is None for place in places)
         return {"accepted": len(entries) - len(dead) - known, "known": known, "dead": dead, "ids": [entry.id for entry in entries]}
