@@ -29,6 +29,10 @@ def test_marking_a_drive(tmp_path: Path) -> None:
         ["--name", "no good"],
         ["--port", "70000"],
         ["--interval", "0"],
+        ["--uplink", "0"],
+        ["--uplink", "fast"],
+        ["--keep-free", "-1"],
+        ["--home", "/x", "--drive", "home=/y"],
     ],
 )
 def test_options_that_make_no_sense(options: list[str], tmp_path: Path) -> None:
