@@ -24,6 +24,7 @@ from ringrift_dagster.manifest.store import Store
 from ringrift_dagster.transfer import queue
 from ringrift_dagster.transfer.agents import Agents, AgentSilent
 from ringrift_dagster.transfer.carriers import Begun, BucketCarrier, Carrier, News
+from ringrift_dagster.transfer.deferral import deferred
 from ringrift_dagster.transfer.endings import Ended, Row, record
 from ringrift_dagster.transfer.model import Priority
 from ringrift_dagster.transfer.operations import RANKS, Operation, State, in_state
@@ -184,18 +185,19 @@ class _Run:
 
     def _begin_more(self) -> bool:
         """Lease what may be leased and get it under way; returns whether there was anything."""
-        if not self._may_lease():
+        due = self._due()
+        if not self._may_lease(due):
             return False
         at = self._clock()
         if self._carrier is None:
-            leased = self._lease(self._priorities, LEASED_AT_ONCE, at)
+            leased = self._lease(due, LEASED_AT_ONCE, at)
             why = "the hosts file names no such place, or none that has an agent or is a bucket"
             self._record([Ended(each, cause="no_such_target", detail=why) for each in leased])
             return bool(leased)
         if not self._answers():
             return False
         critical_only = time.monotonic() < self._full_until
-        priorities = (Priority.CRITICAL,) if critical_only else self._priorities
+        priorities = (Priority.CRITICAL,) if critical_only else due
         leased = self._lease(priorities, LEASED_AT_ONCE, at)
         begun = self._carrier.begin(leased, at=at) if leased else Begun()
         self._held.update((each.id, each) for each in begun.under_way)
@@ -203,25 +205,32 @@ class _Run:
         silent = next((each.detail for each in begun.ended if each.cause == "agent_silent"), None)
         if silent is not None:
             self._report.silent, self._looked_at = silent, time.monotonic()
-        self._note_full(critical_only)
+        self._note_full(critical_only, due)
         return bool(leased)
 
-    def _note_full(self, critical_only: bool) -> None:
+    def _note_full(self, critical_only: bool, due: Sequence[Priority]) -> None:
         """What is still queued after a lease the link does not bear now."""
         until = time.monotonic() + FULL_SECONDS
         if critical_only:
             self._critical_full_until = until if self._is_queued(RANKS[Priority.CRITICAL]) else 0.0
-        elif self._is_queued(RANKS[self._priorities[-1]]):
+        elif self._is_queued(RANKS[due[-1]]):
             self._full_until = until
 
-    def _may_lease(self) -> bool:
+    def _due(self) -> tuple[Priority, ...]:
+        """The classes that may be leased now: under pressure the less urgent ones wait, also for a run that is under way."""
+        put_off = deferred(self._store, self._clock())
+        return tuple(priority for priority in self._priorities if priority not in put_off)
+
+    def _may_lease(self, due: Sequence[Priority]) -> bool:
         """Whether the queue has something that a link may bear, without asking for the right to write."""
+        if not due:
+            return False
         now = time.monotonic()
         if now < self._full_until:
-            if now < self._critical_full_until or Priority.CRITICAL not in self._priorities:
+            if now < self._critical_full_until or Priority.CRITICAL not in due:
                 return False
             return self._is_queued(RANKS[Priority.CRITICAL])
-        return self._is_queued(RANKS[self._priorities[-1]])
+        return self._is_queued(RANKS[due[-1]])
 
     def _is_queued(self, rank: int) -> bool:
         at = {"at_target": self._target, "at_most": rank, "now": self._clock()}
