@@ -6,14 +6,18 @@ Whatever the other side sends, this bounds it: time, bytes, shape. What is done 
 from __future__ import annotations
 
 import http.client
+import socket
+import threading
 import time
-from collections.abc import Mapping
-from typing import TypeVar
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlencode
 
 import orjson
 import urllib3
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util import Timeout, parse_url
 
@@ -97,6 +101,43 @@ class PartSent(_Answer):
     etag: Text = ""
 
 
+class _Watched:
+    """Mixed into connections: notes by thread which one serves its request, so that it can be cut when time is over."""
+
+    serving: ClassVar[dict[int, Any]] = {}
+
+    def request(self, *arguments: Any, **options: Any) -> None:
+        self.serving[threading.get_ident()] = self
+        super().request(*arguments, **options)  # type: ignore[misc]
+
+
+class _HTTPConnection(_Watched, HTTPConnection):
+    pass
+
+
+class _HTTPSConnection(_Watched, HTTPSConnection):
+    pass
+
+
+@contextmanager
+def _cut_after(seconds: float) -> Iterator[None]:
+    """End what this thread asks within the block when its time is over: a byte now and then does not stretch it."""
+    asking = threading.get_ident()
+
+    def cut() -> None:
+        with suppress(OSError, AttributeError):
+            _Watched.serving[asking].sock.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        _Watched.serving.pop(asking, None)
+
+
 class AgentClient:
     """The agent at `url`, which has to call itself `name`.
 
@@ -161,8 +202,14 @@ class AgentClient:
             raise AgentSilent("unreachable", f"not an address: {self.url!r}") from None
         if place.scheme not in ("http", "https") or not place.host:
             raise AgentSilent("unreachable", f"not an address: {self.url!r}")
-        pool = HTTPSConnectionPool if place.scheme == "https" else HTTPConnectionPool
-        return pool(place.host.strip("[]"), port, maxsize=CONNECTIONS, retries=False), (place.path or "").rstrip("/")
+        host = place.host.strip("[]")
+        if place.scheme == "https":
+            pool: HTTPConnectionPool = HTTPSConnectionPool(host, port, maxsize=CONNECTIONS, retries=False)
+            pool.ConnectionCls = _HTTPSConnection  # type: ignore[assignment]
+        else:
+            pool = HTTPConnectionPool(host, port, maxsize=CONNECTIONS, retries=False)
+            pool.ConnectionCls = _HTTPConnection  # type: ignore[assignment]
+        return pool, (place.path or "").rstrip("/")
 
     def _pull(self, method: str, path: str, timeout: float) -> Progress | None:
         try:
@@ -174,21 +221,26 @@ class AgentClient:
 
     def _request(self, method: str, path: str, timeout: float, body: bytes | None = None) -> bytes:
         deadline = time.monotonic() + timeout
+        headers = {**self._headers, **({"content-type": "application/json"} if body else {})}
+        patience = Timeout(connect=min(CONNECT_SECONDS, timeout), total=timeout)
         try:
-            answer = self._pool.urlopen(
-                method,
-                self._prefix + path,
-                body=body,
-                headers={**self._headers, **({"content-type": "application/json"} if body else {})},
-                timeout=Timeout(connect=min(CONNECT_SECONDS, timeout), total=timeout),
-                redirect=False,
-                retries=False,
-                preload_content=False,
-                decode_content=False,
-            )
-            text = _body(answer, deadline)
+            with _cut_after(timeout):
+                answer = self._pool.urlopen(
+                    method,
+                    self._prefix + path,
+                    body=body,
+                    headers=headers,
+                    timeout=patience,
+                    redirect=False,
+                    retries=False,
+                    preload_content=False,
+                    decode_content=False,
+                )
+                text = _body(answer, deadline)
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError) as error:
-            raise _translated(error) from None
+            raise (_late() if time.monotonic() >= deadline else _translated(error)) from None
+        if time.monotonic() >= deadline:  # it was cut, and looks like an answer that is over
+            raise _late()
         if answer.status >= 500:
             code, detail = _told(text)
             raise AgentSilent(BUSY if code == BUSY else "server_error", f"HTTP {answer.status} {detail}".strip())
@@ -212,7 +264,7 @@ def _body(answer: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
             if len(text) > MAX_ANSWER_BYTES:
                 raise AgentSilent("bad_answer", f"an answer of more than {MAX_ANSWER_BYTES} bytes")
             if time.monotonic() > deadline:
-                raise AgentSilent("timeout", "no whole answer in time")
+                raise _late()
     except BaseException:
         answer.close()
         raise
@@ -231,12 +283,16 @@ def _told(text: bytes) -> tuple[str, str]:
     return str(told.get("error") or "error")[:50], str(told.get("detail") or "")[:300]
 
 
+def _late() -> AgentSilent:
+    return AgentSilent("timeout", "no whole answer in time")
+
+
 def _translated(error: Exception) -> AgentSilent:
     reason = error.__cause__ or error.__context__
     if isinstance(error, urllib3.exceptions.NewConnectionError):  # to urllib3 a kind of timeout
         return AgentSilent("refused" if isinstance(reason, ConnectionRefusedError) else "unreachable", str(reason or error))
     if isinstance(error, urllib3.exceptions.TimeoutError | TimeoutError):
-        return AgentSilent("timeout", "no whole answer in time")
+        return _late()
     if isinstance(error, urllib3.exceptions.NameResolutionError | urllib3.exceptions.SSLError | urllib3.exceptions.ProxyError):
         return AgentSilent("unreachable", str(error))
     return AgentSilent("server_error", str(error))
