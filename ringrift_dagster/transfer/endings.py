@@ -1,4 +1,4 @@
-"""How operations ended, recorded: each end, its copy, and what was learnt on the way of links and sources, in one transaction.
+"""How operations ended, recorded: each end, its copy, its event, and what was learnt of links and sources, in one transaction.
 
 Nothing is carried here. That a transfer ended well says its agent, or whoever read a bucket's object back.
 """
@@ -8,13 +8,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
+from ringrift_dagster.events.model import DataAvailable, DataTransferComplete, DataTransferFailed, EventType
+from ringrift_dagster.events.outgoing import publish
 from ringrift_dagster.manifest import replicas
+from ringrift_dagster.manifest.inventory import ItemType
 from ringrift_dagster.manifest.queries import Item
 from ringrift_dagster.manifest.replicas import Made
-from ringrift_dagster.manifest.schema import operations
+from ringrift_dagster.manifest.schema import locations, operations
 from ringrift_dagster.manifest.store import Store, Writer
 from ringrift_dagster.transfer import breakers, limits, queue
 from ringrift_dagster.transfer.model import OfferOutcome, Priority
@@ -24,6 +28,9 @@ ODD_CAUSE = "agent_refused"
 """What a cause counts as that only an agent knows."""
 OF_THE_LINK = frozenset({"no_source", "timeout", "agent_silent"})
 """Failures that say that a link bears less."""
+_ASKED_FOR = frozenset({Kind.PRELOAD, Kind.SYNC})
+"""What a host wants for itself: it is told how that ended."""
+_OVER = frozenset({State.DONE, State.FAILED})
 MANY_WAITING = limits.MOST + 1
 """How many wait beyond that does not matter to a link's limit."""
 
@@ -89,10 +96,39 @@ def record(store: Store, location: str, ended: Sequence[Ended], *, at: float) ->
         for each in ended:
             for liar in each.liars:
                 replicas.suspect(writer, liar, each.operation.sha256, "it sent other bytes", at=at)
+        _tell(writer, location, [each for each in ended if states.get(each.operation.id) in _OVER], at)
         breakers.observe(writer, (outcome for each in ended for outcome in each.outcomes), at=at)
         _observe_links(writer, location, ended, at)
     causes = _told_causes(store, [number for number, state in states.items() if state in (State.WAITING, State.FAILED)])
     return [_row(each, state, causes) for each in ended if (state := states.get(each.operation.id)) is not None]
+
+
+def _tell(writer: Writer, location: str, ended: Iterable[Ended], at: float) -> None:
+    """An event for every operation that is over, and one more for an item that a host waited for; hosts hear of their own."""
+    place = sa.select(locations.c.kind).where(locations.c.name == location)
+    hosts = (location,) if writer.connection.execute(place).scalar_one_or_none() == "host" else ()
+    for each in ended:
+        asked_for = hosts if each.operation.kind in _ASKED_FOR else ()
+        told: dict[str, Any] = {
+            "operation": each.operation.id, "host": location, "sha256": each.operation.sha256, "kind": each.operation.kind.value,
+            "config": each.item.config if each.item else None, "urgency": each.operation.priority.name,
+        }  # fmt: skip
+        if each.cause is not None:
+            attempts = each.operation.attempts + 1
+            failed = DataTransferFailed(**told, cause=each.cause, detail=each.detail or None, attempts=attempts)
+            publish(writer, EventType.DATA_TRANSFER_FAILED, failed, at=at, hosts=asked_for)
+            continue
+        brought, path = each.brought, each.made.path if each.made else None
+        done = DataTransferComplete(
+            **told, path=path, bytes=brought.bytes, seconds=brought.seconds, source=brought.source, transport=brought.transport
+        )
+        publish(writer, EventType.DATA_TRANSFER_COMPLETE, done, at=at, hosts=asked_for)
+        if asked_for and each.item is not None and path is not None:
+            there = DataAvailable(
+                host=location, sha256=each.item.sha256, type=ItemType(each.item.type), config=each.item.config, path=path,
+                bytes=each.item.size, games=each.item.games, samples=each.item.samples, reason=each.operation.why,
+            )  # fmt: skip
+            publish(writer, EventType.DATA_AVAILABLE, there, at=at, hosts=asked_for)
 
 
 def _fail(writer: Writer, each: Ended, at: float) -> State | None:

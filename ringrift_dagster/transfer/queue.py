@@ -257,6 +257,15 @@ def give_back(
     return len(mine)
 
 
+def release(store: Store, target: str, *, at: float) -> int:
+    """Return every lease at a target, where nothing is carried now; whoever leases next asks for the orders. Returns how many."""
+    with _transaction(store) as connection:
+        leased = sa.select(operations.c.id).where(in_state(State.LEASED), operations.c.target == target)
+        numbers = connection.execute(leased.order_by(operations.c.id).with_for_update()).scalars().all()
+        _set_free(connection, numbers, at=at, again_in=0.0, cause=None, detail=None)
+    return len(numbers)
+
+
 def cancel(store: Store, number: int, *, at: float) -> Operation:
     """End an operation that is open; one that has ended stays as it is. Whoever works on it learns so. Raises KeyError."""
     with store.writing() as writer:

@@ -58,10 +58,12 @@ def test_every_asset_says_what_it_is(location: dg.Definitions) -> None:
 
 def test_sensors_and_schedules_run_without_being_switched_on(location: dg.Definitions) -> None:
     assert {sensor.name for sensor in location.sensors or []} == {
+        "events_sensor",
         "host_change_sensor",
         "manifest_refresh_sensor",
         "new_selfplay_sensor",
         "replication_queue_sensor",
+        "second_events_sensor",
         "training_data_automation",
     }
     assert {sensor.default_status for sensor in location.sensors or []} == {dg.DefaultSensorStatus.RUNNING}

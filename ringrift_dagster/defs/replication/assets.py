@@ -75,7 +75,7 @@ def host_replicas(
         raise dg.Failure(f"the hosts file cannot be used: {error.problems[0]}", allow_retries=False) from error
     verdict = _verdict(VERIFIED, reports)
     if any(report.rows for report in reports):
-        yield dg.MaterializeResult(metadata=_metadata(reports), check_results=[verdict])
+        yield dg.MaterializeResult(metadata=metadata_of(reports), check_results=[verdict])
     else:
         yield verdict
 
@@ -114,7 +114,7 @@ def cold_storage(
                 yield _verdict(EQUAL, reports)
                 return
             lacking = sum(len(missing_at(opened.store, name, limit=LIMIT)) for name in named)
-            told = _metadata(reports) | {"still lacking": lacking, "bucket manifest": _publish(opened, plane)}
+            told = metadata_of(reports) | {"still lacking": lacking, "bucket manifest": _publish(opened, plane)}
     except HostsFileError as error:
         raise dg.Failure(f"the hosts file cannot be used: {error.problems[0]}", allow_retries=False) from error
     yield dg.MaterializeResult(metadata=told, check_results=[_verdict(EQUAL, reports)])
@@ -144,7 +144,8 @@ def _teller(context: dg.AssetExecutionContext, target: str) -> Callable[[Row], N
     return tell
 
 
-def _metadata(reports: Sequence[Report]) -> dict[str, dg.MetadataValue | int | float | str]:
+def metadata_of(reports: Sequence[Report]) -> dict[str, dg.MetadataValue | int | float | str]:
+    """What a run did, item by item, for its materialisation."""
     rows = [(report.target, row) for report in reports for row in report.rows]
     moved = sum(row.bytes for _, row in rows)
     seconds = sum(row.seconds for _, row in rows)

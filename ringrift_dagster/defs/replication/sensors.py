@@ -57,7 +57,7 @@ def replication_queue_sensor(context: dg.SensorEvaluationContext, plane: PlaneRe
             now = time.time()
             put_off = deferred(store, now)
             waiting = {key: count for key, count in pending(store, at=now).items() if key[1] not in put_off}
-            wanted = [demand for demand in demands(waiting, cluster) if not _is_taken_care_of(context.instance, demand)]
+            wanted = [demand for demand in demands(waiting, cluster) if not _is_met(context.instance, demand)]
             if wanted:
                 return _runs(context.instance, wanted)
             if time.monotonic() >= deadline:
@@ -81,9 +81,13 @@ def demands(waiting: Mapping[tuple[str, Priority], int], cluster: Cluster) -> It
             yield Demand(priority, hosts[target], target)
 
 
-def _is_taken_care_of(instance: dg.DagsterInstance, demand: Demand) -> bool:
-    """Whether a run for it is under way, or failed just now."""
-    tag = {REPLICATION_TAG: tags_of(demand.host or demand.target, demand.priority)[REPLICATION_TAG]}
+def _is_met(instance: dg.DagsterInstance, demand: Demand) -> bool:
+    return is_taken_care_of(instance, demand.host or demand.target, demand.priority)
+
+
+def is_taken_care_of(instance: dg.DagsterInstance, target: str, priority: Priority) -> bool:
+    """Whether a run for a class of a host, or of a bucket, is under way, or failed just now."""
+    tag = {REPLICATION_TAG: tags_of(target, priority)[REPLICATION_TAG]}
     records = instance.get_run_records(dg.RunsFilter(tags=tag), limit=1)
     if not records:
         return False

@@ -1,0 +1,1 @@
+"""What hosts tell, and what follows from it, as Dagster shows it."""
