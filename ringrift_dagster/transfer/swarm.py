@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ringrift_dagster.transfer.pieces import Pieces
@@ -26,6 +26,10 @@ LISTEN_SECONDS = 5.0
 LEAVE_SECONDS = 10.0
 ROUND_SECONDS = 1.0
 """Between two looks at who is connected and whose time is up."""
+
+LOOK_SECONDS = 0.01
+ALERTS = 8
+"""libtorrent's category of what happens on the disk."""
 
 Peer = tuple[str, int]
 
@@ -54,12 +58,13 @@ class Standing:
     error: OSError | None
 
 
-@dataclass
+@dataclass(eq=False)
 class _Member:
     handle: Any
     descriptor: int
     peers: frozenset[Peer]
     until: float | None
+    flushed: threading.Event = field(default_factory=threading.Event)
 
 
 class Swarm:
@@ -75,6 +80,7 @@ class Swarm:
         self._lt = _libtorrent()
         self._lock = threading.RLock()
         self._members: dict[str, _Member] = {}
+        self._flushing: list[_Member] = []
         self._closed = threading.Event()
         self._session = self._lt.session(_settings(host, port, upload, download))
         self._session.set_peer_class_filter(self._everyone(1 << int(self._lt.session.global_peer_class_id)))
@@ -132,6 +138,13 @@ class Swarm:
             statuses = [(sha256, member, member.handle.status()) for sha256, member in self._members.items()]
         return [Seeding(sha256, member.until, each.total_payload_upload, each.num_peers) for sha256, member, each in statuses]
 
+    def flush(self, sha256: str) -> None:
+        """Everything that came is in the file when this returns: what a torrent has, it may only be about to write."""
+        with self._lock:
+            member = self._members.get(sha256)
+        if member is not None:
+            self._flush(member)
+
     def leave(self, sha256: str) -> None:
         """Share no more. Nothing writes into the file when this returns."""
         with self._lock:
@@ -140,7 +153,7 @@ class Swarm:
             return
         with suppress(RuntimeError):
             member.handle.pause()
-            member.handle.flush_cache()
+        self._flush(member)
         self._session.remove_torrent(member.handle)
         deadline = time.monotonic() + LEAVE_SECONDS
         while member.handle.is_valid() and time.monotonic() < deadline:
@@ -186,6 +199,30 @@ class Swarm:
             self._admit()
             self._connect(member)
 
+    def _flush(self, member: _Member) -> None:
+        with self._lock:
+            self._flushing.append(member)
+        try:
+            member.flushed.clear()
+            member.handle.flush_cache()
+            deadline = time.monotonic() + LEAVE_SECONDS
+            while not member.flushed.wait(LOOK_SECONDS) and time.monotonic() < deadline:
+                self._hear()
+        except RuntimeError:
+            return  # it left the session by itself
+        finally:
+            with self._lock:
+                self._flushing.remove(member)
+
+    def _hear(self) -> None:
+        """Take note of what libtorrent says: of interest is only what was written."""
+        with self._lock:
+            for alert in self._session.pop_alerts():
+                if isinstance(alert, self._lt.cache_flushed_alert):
+                    for member in self._flushing:
+                        if member.handle == alert.handle:
+                            member.flushed.set()
+
     def _drop_oldest_seed(self) -> bool:
         seeds = [(member.until, sha256) for sha256, member in self._members.items() if member.until is not None]
         if seeds:
@@ -221,7 +258,7 @@ class Swarm:
                         self._connect(member)
             for sha256 in over:
                 self.leave(sha256)
-            self._session.pop_alerts()
+            self._hear()
 
     def _listened(self, where: str) -> int:
         deadline = time.monotonic() + LISTEN_SECONDS
@@ -281,6 +318,6 @@ def _settings(host: str, port: int, upload: float | None, download: float | None
         "in_enc_policy": 2,
         "min_reconnect_time": 1,
         "peer_connect_timeout": 3,
-        "alert_mask": 0,
+        "alert_mask": ALERTS,
         "user_agent": "ringrift-dagster",
     }

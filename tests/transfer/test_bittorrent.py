@@ -277,3 +277,13 @@ def test_peers_are_addresses_and_not_many() -> None:
     for wrong in ("host:1", "127.0.0.1", "127.0.0.1:0", "127.0.0.1:65536", "127.0.0.1:²", many):
         with pytest.raises(ValueError):
             parse_peers(wrong)
+
+
+def test_when_it_says_that_all_is_there_all_is_in_the_file(swarms: Callable[..., Swarm], tmp_path: Path) -> None:
+    what, source = content(20 << 20), swarms()
+    with opened(what, tmp_path) as (pieces, descriptor), agent(pieces) as server:
+        for number in range(5):
+            target, into = swarms(), tmp_path / f".{number}.part"
+            source.seed(pieces, descriptor, [peer(target)], 60)
+            bring(target, what, offer(server, what, source), into)
+            assert into.read_bytes() == what.data

@@ -75,6 +75,7 @@ class BitTorrentTransport:
         try:
             swarm.fetch(pieces, descriptor, peers, bytes_a_second, empty=os.fstat(descriptor).st_blocks == 0)
             self._follow(swarm, item.sha256, cancelled, progress)
+            swarm.flush(item.sha256)
             complete = True
         except Full:
             raise TransportFailure("failed", "this host shares as much as it may") from None
