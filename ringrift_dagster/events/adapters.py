@@ -268,11 +268,13 @@ _NAMED_AFTER = ("model", "path", "model_path")
 
 @dataclass(frozen=True)
 class _Reader:
-    """How one event's payload is read: raw name to (field, step, how)."""
+    """How one event's payload is read: raw name to (field, step, how). `subject` is the field for the host that it is about, where
+    that may be the one that it was told at."""
 
     ways: dict[str, tuple[str, int, Read]]
     fields: frozenset[str]
     required: frozenset[str]
+    subject: str | None
 
 
 def _reader(kind: EventType) -> _Reader:
@@ -283,7 +285,9 @@ def _reader(kind: EventType) -> _Reader:
         for step, spelt in enumerate(WAYS.get(kind, {}).get(field, FIELDS[field])):
             for name, read in spelt.items():
                 ways.setdefault(name, (field, step, read))
-    return _Reader(ways, frozenset(fields), frozenset(name for name in fields if model.model_fields[name].is_required()))
+    required = frozenset(name for name in fields if model.model_fields[name].is_required())
+    subject = next((name for name in ("host", "hosts") if name in required and kind not in _ABOUT_ITSELF), None)
+    return _Reader(ways, frozenset(fields), required, subject)
 
 
 _READERS = {kind: _reader(kind) for kind in EventType}
@@ -304,10 +308,10 @@ def adapt(raw: Any, *, host: str, at: float) -> Event:
     board = _take(kind, reader, payload, said, other)
     values: dict[str, Any] = {field: value for field, (_, value) in said.items()}
     _settle_config(reader, values, board)
-    if not (subject := reader.required & {"host", "hosts"}) & values.keys() and subject and kind not in _ABOUT_ITSELF:
-        values |= {field: (host,) if field == "hosts" else host for field in subject}
-    for missing in sorted(reader.required - values.keys()):
-        raise NotUnderstood(_MISSING.get(missing, "missing_field"), f"{kind} without {missing}")
+    if reader.subject is not None and reader.subject not in values:
+        values[reader.subject] = (host,) if reader.subject == "hosts" else host
+    if missing := sorted(reader.required - values.keys()):
+        raise NotUnderstood(_MISSING.get(missing[0], "missing_field"), f"{kind} without {missing[0]}")
     if other or envelope:
         values["other"] = dict(_kept({**envelope, **other}))
     try:
