@@ -150,6 +150,15 @@ def print_transfers(only: Sequence[str] = ()) -> None:
         print(f"{name:58}{value:>22}   {beside}", flush=True)
 
 
+def print_events() -> None:
+    """Events; `python -m benchmarks events` runs these alone."""
+    from benchmarks import events
+
+    print(f"{'events':58}{'here':>22}   beside")
+    for name, value, beside in events.run():
+        print(f"{name:58}{value:>22}   {beside}", flush=True)
+
+
 def _in_own_process(what: str) -> dict[str, Any]:
     ended = subprocess.run([sys.executable, "-m", "benchmarks", what], capture_output=True, text=True, check=True)
     return json.loads(ended.stdout)
@@ -162,6 +171,9 @@ def main() -> None:
             return
         if sys.argv[1] == "transfer":
             print_transfers(sys.argv[2:])
+            return
+        if sys.argv[1] == "events":
+            print_events()
             return
         figures = large_export() if sys.argv[1] == "large" else measure(sys.argv[1])
         print(json.dumps(figures))
@@ -180,6 +192,8 @@ def main() -> None:
     print_manifest()
     print()
     print_transfers()
+    print()
+    print_events()
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def _an_id(text: str) -> str:
     return text
 
 
-Said = Annotated[str, BeforeValidator(tidy), StringConstraints(min_length=1, max_length=MAX_TEXT)]
+Said = Annotated[str, BeforeValidator(tidy), StringConstraints(max_length=MAX_TEXT)]
 """Somebody's words: brought into one line rather than refused."""
 FilePath = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=r"^[^\x00-\x1f\x7f]+$")]
 """On some host, as it told it: never opened here."""

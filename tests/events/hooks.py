@@ -25,8 +25,8 @@ class Hook:
 
 
 @contextmanager
-def hook() -> Iterator[Hook]:
-    """A server until the block ends."""
+def hook(answer: bytes = b"ok") -> Iterator[Hook]:
+    """A server until the block ends, that answers always the same."""
     state = Hook()
 
     class Handler(BaseHTTPRequestHandler):
@@ -39,10 +39,10 @@ def hook() -> Iterator[Hook]:
             else:
                 state.refused += 1
             self.send_response(state.status)
-            self.send_header("content-length", "2")
+            self.send_header("content-length", str(len(answer)))
             self.send_header("location", "/elsewhere")
             self.end_headers()
-            self.wfile.write(b"ok")
+            self.wfile.write(answer)
 
         def log_message(self, format: str, *args: Any) -> None:
             """Silent."""

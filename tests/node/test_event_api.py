@@ -20,6 +20,8 @@ from ringrift_dagster.events.model import EventType, SelfplayNeeded
 from ringrift_dagster.home import Home
 from ringrift_dagster.manifest.store import Store, default_url
 from tests.agents import RunningAgent, running_agent
+from tests.events.hooks import hook
+from tests.events.variants import REFUSED
 
 Start = Callable[..., RunningAgent]
 SECONDS = 60.0
@@ -136,6 +138,39 @@ def test_dead_letters_of_a_host_reach_the_coordinator(agent: Start, tmp_path: Pa
     assert told(store, 2) == [1, 2]
     (letter,) = inbox.dead(store)
     assert (letter.host, letter.reason, "NEWER_EVENT" in letter.raw) == ("gpu-1", "unknown_type", True)
+
+
+@pytest.mark.parametrize("answer", [b"ok", b"{}", b'{"epoch": "x", "acknowledged": 9, "taken": 1, "dead": 0}'])
+def test_what_is_no_inbox_acknowledges_nothing(agent: Start, tmp_path: Path, answer: bytes) -> None:
+    with hook(answer) as stranger:
+        gpu = agent(folder(tmp_path / "gpu"), "gpu-1", "--coordinator", stranger.url)
+        emit("HOST_ONLINE", {"host": "a"}, url=gpu.url)
+        until = time.monotonic() + SECONDS
+        while len(stranger.taken) < 2 and time.monotonic() < until:
+            time.sleep(0.05)
+        health = get(gpu, "/v1/health")["events"]
+    assert [body["entries"][0]["sequence"] for _, body in stranger.taken[:2]] == [1, 1]
+    assert (health["waiting"], health["acknowledged"]) == (1, 0)
+    assert len(health["failures"]) == 1 and health["failures"][0].startswith("events wait for the coordinator: ")
+
+
+def test_a_thousand_that_are_no_events_keep_no_event_back(agent: Start, tmp_path: Path, home: Path, store: Store) -> None:
+    coordinator = agent(folder(tmp_path / "coordinator"), "coordinator", "--home", str(home))
+    gpu = agent(folder(tmp_path / "gpu"), "gpu-1", "--coordinator", coordinator.url)
+    bad = [raw for _, raw, _ in REFUSED]
+    rounds = -(-1000 // len(bad))
+    accepted = dead = 0
+    for number in range(1, rounds + 1):
+        status, answer = post(gpu, [*bad[: len(bad) // 2], started(number), *bad[len(bad) // 2 :]])
+        assert status == 202
+        accepted, dead = accepted + answer["accepted"], dead + len(answer["dead"])
+    assert (accepted, dead) == (rounds, rounds * len(bad))
+    assert told(store, rounds) == list(range(1, rounds + 1))
+    until = time.monotonic() + SECONDS
+    while inbox.dead_count(store) < dead and time.monotonic() < until:
+        time.sleep(0.05)
+    assert inbox.dead_count(store) == dead
+    assert {letter.reason for letter in inbox.dead(store, limit=2000)} == {reason for _, _, reason in REFUSED}
 
 
 def test_a_host_without_its_coordinator_keeps_everything(agent: Start, tmp_path: Path, home: Path, store: Store) -> None:
