@@ -53,6 +53,7 @@ _USELESS = frozenset({"no_room", "not_sound"})
 HASH_LETTERS = 12
 """So much of its hash is in the name that an item is published under."""
 _OBJECTS = "/v1/objects/"
+_log = logging.getLogger(__name__)
 
 
 class ItemControl(Control, Protocol):
@@ -107,10 +108,14 @@ class Bringer:
         What fails stops no other. Where several small ones come from the same agent, they come in one answer.
         """
         attempts = [_Attempt(wish) for wish in wishes]
+        missing = root.check()
+        known = set() if missing is not None else _known(root, attempts)
         with ExitStack() as opened:
             for attempt in attempts:
                 with _ending(attempt):
-                    self._begin(root, attempt, opened)
+                    if missing is not None:
+                        raise _Ended(failed(attempt.item, "disk_error", f"{missing.code}: {missing.detail}"))
+                    self._begin(root, attempt, attempt.item.sha256 in known, opened)
             if len(attempts) > 1:
                 self._bundles(attempts)
             for attempt in attempts:
@@ -130,12 +135,10 @@ class Bringer:
             if _part_path(target.parent, item).exists():
                 PartFile.open(target.parent, item.name, item.sha256, item.size, None).discard()
 
-    def _begin(self, root: Root, attempt: _Attempt, opened: ExitStack) -> None:
-        """Everything up to the first byte."""
+    def _begin(self, root: Root, attempt: _Attempt, known: bool, opened: ExitStack) -> None:
+        """Everything up to the first byte. `known`: the root may have it."""
         item = attempt.item
-        if (missing := root.check()) is not None:
-            raise _Ended(failed(item, "disk_error", f"{missing.code}: {missing.detail}"))
-        here = _held(root, item)
+        here = _held(root, item) if known else None
         if here is not None:
             opened.callback(os.close, here)
         attempt.path = place(root.kind, root.tree.layout, item)
@@ -170,12 +173,13 @@ class Bringer:
         arrivals = [Arrival(attempt.part, attempt.item, attempt.path) for attempt in attempts if attempt.part is not None]
         for attempt in attempts:
             attempt.wish.control.verifying()
-        for attempt, outcome in zip(attempts, publish_many(arrivals, root.tree.root), strict=True):
+        outcomes = publish_many(arrivals, root.tree.root)
+        _tell(root, [outcome for outcome in outcomes if isinstance(outcome, Published)])
+        for attempt, outcome in zip(attempts, outcomes, strict=True):
             if isinstance(outcome, NotPublished):
                 attempt.result = failed(attempt.item, outcome.cause, outcome.detail, attempt.fetched)
             else:
                 attempt.result = _done(attempt, outcome)
-                _tell(root, outcome)
 
 
 def failed(item: OrderedItem | ItemProgress, cause: str, detail: str, fetched: Fetched | None = None) -> ItemProgress:
@@ -215,8 +219,16 @@ def _ending(attempt: _Attempt) -> Iterator[None]:
     except ValueError as error:
         attempt.result = failed(item, "failed", f"its chunk table is none: {error}")
     except Exception as error:
-        logging.getLogger(__name__).exception("bringing %s", item.sha256)
+        _log.exception("bringing %s", item.sha256)
         attempt.result = failed(item, "failed", f"{type(error).__name__}: {error}")
+
+
+def _known(root: Root, attempts: Sequence[_Attempt]) -> set[str]:
+    """Hashes of which the root may have the content."""
+    try:
+        return root.tree.known(attempt.item.sha256 for attempt in attempts)
+    except NoAnswer:
+        return set()
 
 
 def _held(root: Root, item: OrderedItem) -> int | None:
@@ -299,12 +311,13 @@ def _of(fetched: Fetched | None) -> dict[str, Any]:
     return {name: getattr(fetched, name) for name in names}
 
 
-def _tell(root: Root, published: Published) -> None:
-    """The inventory knows it at once. At a live database it has to look for itself."""
+def _tell(root: Root, published: Sequence[Published]) -> None:
+    """The inventory knows them at once. At a live database it has to look for itself."""
+    items = [(each.path, each.hashed, each.facts) for each in published if each.merged is None]
     try:
-        known = published.merged is None and root.tree.adopt(published.path, published.hashed, published.facts)
+        known = len(root.tree.adopt_all(items)) == len(published)
     except NoAnswer as refusal:
-        logging.getLogger(__name__).warning("%s is published and not yet told of: %s", published.path, refusal)
+        _log.warning("what is published is not yet told of: %s", refusal)
         known = False
     root.refresh(None if known else 0, 0)
 

@@ -6,6 +6,8 @@ No endpoint is here, and no rule about pulls, pieces or removal.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import orjson
@@ -120,17 +122,27 @@ def open_object(agent: Agent, sha256: str) -> Opened:
 
     Raises Refused: 404 not_found, 410 gone.
     """
-    changed = False
+    return object_opener(agent, [sha256])(sha256)
+
+
+def object_opener(agent: Agent, sha256s: Collection[str]) -> Callable[[str], Opened]:
+    """`open_object` for these: what is known of them is looked up once, now. Blocks."""
+    openers: list[Callable[[str], Opened | None]] = []
     for root in agent.roots.values():
-        if not root.asked:
-            continue
-        try:
-            if (opened := root.tree.open(sha256)) is not None:
-                return opened
-        except ContentChanged:
-            changed = True
-        except NoAnswer:
-            continue
-    if changed:
-        raise Refused(410, "gone", "the content changed since it was hashed")
-    raise Refused(404, "not_found", "no item has this hash here")
+        with suppress(NoAnswer):
+            if root.asked:
+                openers.append(root.tree.opener(sha256s))
+
+    def open_one(sha256: str) -> Opened:
+        changed = False
+        for opener in openers:
+            try:
+                if (opened := opener(sha256)) is not None:
+                    return opened
+            except ContentChanged:
+                changed = True
+        if changed:
+            raise Refused(410, "gone", "the content changed since it was hashed")
+        raise Refused(404, "not_found", "no item has this hash here")
+
+    return open_one

@@ -7,7 +7,7 @@ import os
 import struct
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,6 +17,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from ringrift_dagster.manifest.inventory import CHUNK_SIZE, Sha256
+from ringrift_dagster.manifest.sources.tree import Opened
 from ringrift_dagster.node import upload_api
 from ringrift_dagster.node.agent import Agent
 from ringrift_dagster.node.http import (
@@ -25,7 +26,7 @@ from ringrift_dagster.node.http import (
     json_answer,
     model_answer,
     number,
-    open_object,
+    object_opener,
     parse,
     read_body,
 )
@@ -123,8 +124,9 @@ class _Face:
 
     async def _pieces(self, sha256s: deque[str]) -> AsyncIterator[memoryview]:
         uplink, left = self.agent.uplink, MAX_BUNDLE_BYTES
+        opener = await run_in_threadpool(object_opener, self.agent, tuple(sha256s))
         while sha256s:
-            block = memoryview(await run_in_threadpool(self._block, sha256s, left))
+            block = memoryview(await run_in_threadpool(_block, opener, sha256s, left))
             left -= len(block)
             for start in range(0, len(block), uplink.piece):
                 piece = block[start : start + uplink.piece]
@@ -132,27 +134,29 @@ class _Face:
                 yield piece
                 self.agent.metrics.served.inc(len(piece))
 
-    def _block(self, sha256s: deque[str], left: int) -> bytes:
-        """The next objects, as many as are read ahead."""
-        block = bytearray()
-        while sha256s and len(block) < BUNDLE_BLOCK:
-            sha256 = sha256s.popleft()
-            data = self._small(sha256, left - len(block))
-            block += _HEAD.pack(bytes.fromhex(sha256), NOT_HERE if data is None else len(data))
-            block += data or b""
-        return bytes(block)
 
-    def _small(self, sha256: str, left: int) -> bytes | None:
-        """An object's bytes, unless it is not here or is too large."""
-        try:
-            opened = open_object(self.agent, sha256)
-        except Refused:
+def _block(opener: Callable[[str], Opened], sha256s: deque[str], left: int) -> bytes:
+    """The next objects, as many as are read ahead."""
+    block = bytearray()
+    while sha256s and len(block) < BUNDLE_BLOCK:
+        sha256 = sha256s.popleft()
+        data = _small(opener, sha256, left - len(block))
+        block += _HEAD.pack(bytes.fromhex(sha256), NOT_HERE if data is None else len(data))
+        block += data or b""
+    return bytes(block)
+
+
+def _small(opener: Callable[[str], Opened], sha256: str, left: int) -> bytes | None:
+    """An object's bytes, unless it is not here or is too large."""
+    try:
+        opened = opener(sha256)
+    except Refused:
+        return None
+    with os.fdopen(opened.descriptor, "rb") as file:
+        if opened.size > min(CHUNK_SIZE, left):
             return None
-        with os.fdopen(opened.descriptor, "rb") as file:
-            if opened.size > min(CHUNK_SIZE, left):
-                return None
-            data = file.read(opened.size)
-        return data if len(data) == opened.size else None
+        data = file.read(opened.size)
+    return data if len(data) == opened.size else None
 
 
 def _answer(progress: Progress | None) -> Response:

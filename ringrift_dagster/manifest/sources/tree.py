@@ -14,7 +14,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,14 +180,22 @@ class TreeInventory:
 
         Raises ContentChanged when every such file has changed since it was hashed, or turned out damaged; NoAnswer.
         """
-        entries = [entry for entry in self._remembering(lambda session: session.by_hash(sha256)) if entry.sha256 == sha256]
-        known = [entry for entry in entries if entry.kind in ("found", "gone")]
-        for entry in known:
-            if not entry.damaged and (opened := self._open(entry, sha256)) is not None:
-                return opened
-        if known:
-            raise ContentChanged(sha256)
-        return None
+        return self.opener([sha256])(sha256)
+
+    def opener(self, sha256s: Iterable[str]) -> Callable[[str], Opened | None]:
+        """`open` for these: what is remembered of them is looked up once, now. Raises NoAnswer."""
+        entries = self._remembering(lambda session: {sha256: session.by_hash(sha256) for sha256 in sha256s})
+
+        def open_one(sha256: str) -> Opened | None:
+            known = [entry for entry in entries[sha256] if entry.kind in ("found", "gone")]
+            for entry in known:
+                if not entry.damaged and (opened := self._open(entry, sha256)) is not None:
+                    return opened
+            if known:
+                raise ContentChanged(sha256)
+            return None
+
+        return open_one
 
     def chunk_table(self, sha256: str) -> bytes | None:
         """The chunk table of an item that is, or lately was, here; None if none is remembered. Raises NoAnswer."""
@@ -198,18 +206,37 @@ class TreeInventory:
 
         return self._remembering(read)
 
+    def known(self, sha256s: Iterable[str]) -> set[str]:
+        """Those of which something here has, or lately had, the content, as far as is remembered. Raises NoAnswer."""
+        return self._remembering(lambda session: {sha256 for sha256 in sha256s if session.by_hash(sha256)})
+
     def adopt(self, path: str, hashed: Hashed, facts: Facts) -> bool:
         """Remember a file that was just verified and published at `path`, as if a pass had hashed it: told and served at once.
 
         False, and nothing is remembered, when it is no longer what was hashed, or a pass would not take it for an item.
         Raises NoAnswer.
         """
+        return bool(self.adopt_all([(path, hashed, facts)]))
+
+    def adopt_all(self, files: Iterable[tuple[str, Hashed, Facts]]) -> set[str]:
+        """The same for many; returns the paths that are remembered now."""
+        entries = [entry for each in files if (entry := self._adopted(*each)) is not None]
+
+        def write(session: Session) -> None:
+            with session.transaction():
+                session.write(entries)
+
+        if entries:
+            self._remembering(write)
+        return {entry.path for entry in entries}
+
+    def _adopted(self, path: str, hashed: Hashed, facts: Facts) -> Entry | None:
         rule = self.layout.rule(path)
         name = path.rpartition("/")[2]
         if rule is None or facts.problem or not is_listed(name) or self.layout.is_set_aside(path):
-            return False
+            return None
         if rule.live and name != f"{hashed.sha256}.db":
-            return False
+            return None
         entry = Entry(
             path,
             "found",
@@ -224,15 +251,9 @@ class TreeInventory:
         )
         opened = self._open(entry, hashed.sha256)
         if opened is None:
-            return False
+            return None
         os.close(opened.descriptor)
-
-        def write(session: Session) -> None:
-            with session.transaction():
-                session.write([entry])
-
-        self._remembering(write)
-        return True
+        return entry
 
     def prove(self, sha256: str, timeout: float | None = None) -> float | None:
         """Hash a file of this content again, from the disk; returns when that was, None if no file here has it now.
