@@ -202,9 +202,6 @@ class _Run:
         begun = self._carrier.begin(leased, at=at) if leased else Begun()
         self._held.update((each.id, each) for each in begun.under_way)
         self._record(begun.ended)
-        silent = next((each.detail for each in begun.ended if each.cause == "agent_silent"), None)
-        if silent is not None:
-            self._report.silent, self._looked_at = silent, time.monotonic()
         self._note_full(critical_only, due)
         return bool(leased)
 
@@ -271,6 +268,9 @@ class _Run:
     def _record(self, ended: Sequence[Ended]) -> None:
         if not ended:
             return
+        silent = next((each.detail for each in ended if each.cause == "agent_silent"), None)
+        if silent is not None:
+            self._report.silent, self._looked_at = silent, time.monotonic()
         rows = record(self._store, self._target, ended, at=self._clock())
         self._full_until = self._critical_full_until = 0.0
         self._report.lost += len(ended) - len(rows)

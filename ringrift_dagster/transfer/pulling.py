@@ -41,6 +41,8 @@ NEWS_SECONDS = 0.05
 AGAIN_SECONDS = 0.25
 SILENCE_SECONDS = 30.0
 """An agent that is restarted has so long until its orders count as failed here; it goes on with them by itself."""
+CANCEL_SECONDS = 10.0
+"""An agent that is told to end an order is waited for no longer."""
 BUSY_SECONDS = 10.0
 TRIAL_SECONDS = 5.0
 """Whoever waits for what comes of somebody's trial looks again after so long."""
@@ -61,6 +63,11 @@ class _Offered:
     def first(self) -> Operation:
         """The most urgent of them."""
         return min(self.operations, key=lambda each: (each.rank, each.id))
+
+    @property
+    def urgency(self) -> Priority:
+        """What the agent is told: what waited for too long is not pushed aside there either."""
+        return min(Priority.HIGH, self.first.priority) if self.first.aged else self.first.priority
 
 
 class _Followed:
@@ -107,6 +114,7 @@ class AgentCarrier:
         self._client = client
         self._news = news
         self._followed: list[_Followed] = []
+        self._cancelling: list[Thread] = []
         self._over = Event()
 
     def silent(self) -> str | None:
@@ -129,10 +137,14 @@ class AgentCarrier:
     def forget(self, operation: Operation, *, cancelled: bool) -> None:
         for followed in self._followed:
             if followed.forget(operation) and cancelled:
-                Thread(target=self._cancel, args=(followed.id,), name=f"cancel {followed.id}", daemon=True).start()
+                cancelling = Thread(target=self._cancel, args=(followed.id,), name=f"cancel {followed.id}", daemon=True)
+                cancelling.start()
+                self._cancelling.append(cancelling)
 
     def close(self) -> None:
         self._over.set()
+        for each in self._cancelling:
+            each.join(CANCEL_SECONDS)
 
     def _adopt(self, leased: Sequence[Operation], begun: Begun) -> list[Operation]:
         """Go on with orders that the agent was given before; returns what it was not."""
@@ -202,20 +214,22 @@ class AgentCarrier:
 
     def _post(self, offered: Sequence[_Offered], begun: Begun, at: float) -> None:
         """Give the agent orders, one or more a priority. Their ids are in the queue before the agent hears of them."""
-        urgent: dict[Priority, list[tuple[OrderedItem, _Offered]]] = defaultdict(list)
+        urgent: dict[tuple[Priority, bool], list[tuple[OrderedItem, _Offered]]] = defaultdict(list)
         sources = self._sources(offered)
         for each in offered:
             try:
-                urgent[each.first.priority].append((_ordered(each, sources.get(each.goods.item.sha256)), each))
+                urgent[each.urgency, each.first.priority > Priority.HIGH].append(
+                    (_ordered(each, sources.get(each.goods.item.sha256)), each)
+                )
             except (Unplaceable, ValidationError) as error:
                 begun.ended += [
                     Ended(operation, each.goods.item, cause="unplaceable", detail=str(error)) for operation in each.operations
                 ]
         composed: list[tuple[Order, list[_Offered]]] = []
-        for priority, items in sorted(urgent.items()):
+        for (priority, sparing), items in sorted(urgent.items()):
             for start in range(0, len(items), ORDER_ITEMS):
                 part = items[start : start + ORDER_ITEMS]
-                composed.append((self._order(priority, [item for item, _ in part]), [each for _, each in part]))
+                composed.append((self._order(priority, sparing, [item for item, _ in part]), [each for _, each in part]))
         held = [operation for _, part in composed for each in part for operation in each.operations]
         numbers = {operation.id: order.id for order, part in composed for each in part for operation in each.operations}
         mine = queue.post(self._plane.store, self._owner, numbers, held) if held else set()
@@ -247,7 +261,8 @@ class AgentCarrier:
         games = [each.goods.item.sha256 for each in offered if each.goods.item.type == ItemType.GAME_DB]
         return source_names(self._plane.store, games)
 
-    def _order(self, priority: Priority, items: Sequence[OrderedItem]) -> Order:
+    def _order(self, priority: Priority, sparing: bool, items: Sequence[OrderedItem]) -> Order:
+        """`sparing`: the share of the disk stays free that the hosts file wants; else the agent's own floor decides alone."""
         hosts = self._plane.cluster.hosts
         outbound = {}
         for name in {offer.location for item in items for offer in item.offers}:
@@ -258,7 +273,7 @@ class AgentCarrier:
             id=f"order-{uuid4().hex}",
             priority=priority,
             root="tree" if self._place.kind == "host" else self._place.name,
-            keep_free=0 if priority <= Priority.HIGH else self._to_keep_free(),
+            keep_free=self._to_keep_free() if sparing else 0,
             inbound=hosts[self._host].bandwidth_mb_s * 1e6,
             outbound=outbound,
             items=tuple(items),
@@ -270,7 +285,7 @@ class AgentCarrier:
         return place.hosts[0] if place is not None and place.hosts else None
 
     def _to_keep_free(self) -> int:
-        """Bytes that stay free whoever writes, but for what is urgent: of that the agent's own floor decides alone."""
+        """Bytes that stay free whoever writes, unless it is urgent."""
         known = location(self._plane.store, self._place.name)
         full_at = self._plane.cluster.thresholds.full_at_percent
         return int((known.disk_total or 0) * (1 - full_at / 100)) if known else 0
