@@ -15,7 +15,7 @@ INPUTS := pyproject.toml requirements.lock
 help:
 	@sed -n 's/^# //p' Makefile
 
-demo: .venv/.runtime
+demo: .venv/.demo
 	$(BIN)/ringrift-data demo $(ARGS)
 
 test: lint types unit
@@ -47,6 +47,10 @@ clean:
 .venv/.runtime: .venv/bin/python $(INPUTS)
 	@echo "Installing ringrift-dagster into .venv (a few minutes the first time)"
 	$(PIP) --editable .
+	@touch $@
+
+.venv/.demo: .venv/.runtime
+	$(PIP) --editable '.[demo]'
 	@touch $@
 
 .venv/.dev: .venv/.runtime

@@ -39,7 +39,6 @@ sync_routing:
   s3: {{enabled: true, bucket: {bucket}, prefix: consolidated}}
   allowed_external_storage:
     - {{name: {drive}, host: {coordinator}, path: "{root}/{drive}"}}
-freshness: {{warn_hours: 87600, fail_hours: 876000}} # the sample games are old; for real ones it is a day or two
 hosts:
 """
 _HOST = '  {name}: {{status: ready, role: {role}, training_enabled: {training}, is_coordinator: {first}, ssh_host: 127.0.0.1, ' \

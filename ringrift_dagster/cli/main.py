@@ -21,6 +21,7 @@ COMMANDS = {
     "where": "Every copy of an item, and who could give it best.",
     "manifest": "What exists, where, and whether it is good: refresh it, ask it.",
     "health": "Whether all is well, on one screen, and what to do where it is not.",
+    "ready": "Whether a training job could begin on a host, and why not.",
     "freshness": "What every host would train on, and why it is stale.",
     "orphans": "What cannot be reached, and what would bring it back.",
     "queue": "What is to be moved: list it, ask for more, carry it out.",

@@ -37,6 +37,8 @@ from ringrift_dagster.transfer.operations import (
 )
 
 LEASE_SECONDS = 60.0
+KEEP_SECONDS = 30 * 86_400.0
+"""What ended so long ago is of no use any more."""
 ATTEMPTS = 6
 BACK_OFF = (5.0, 3600.0)
 """Seconds before the second attempt, doubled with each, and at most."""
@@ -296,6 +298,13 @@ def abandon(store: Store, numbers: Sequence[int], cause: str, detail: str, *, at
                 )  # fmt: skip
                 ended += 1
     return ended
+
+
+def prune(store: Store, *, at: float, kept_seconds: float = KEEP_SECONDS, kept_targets: Collection[str] = ()) -> int:
+    """Forget what ended long ago, but for what was brought to some targets; returns how many."""
+    with _transaction(store) as connection:
+        old = (operations.c.finished_at < at - kept_seconds, operations.c.target.not_in(kept_targets))
+        return connection.execute(sa.delete(operations).where(*old)).rowcount
 
 
 def retry(store: Store, number: int, *, at: float, priority: Priority | None = None) -> Operation:

@@ -65,7 +65,7 @@ class _Doing:
 
     def want(self, kind: Kind, item: Item, target: str, priority: Priority, why: str) -> None:
         """Ask for an item at a host, unless it is there."""
-        if _holds(self.plane, item.sha256, target) is None:
+        if path_at(self.plane, item.sha256, target) is None:
             wanted = Wanted(kind, item.sha256, target, priority, item.size, why[:200])
             self.reaction.operations += queue.submit_all(self.plane.store, [wanted], at=self.at)
             if priority == Priority.CRITICAL:
@@ -121,6 +121,12 @@ def best_training_set(plane: Plane, config: str, at: float) -> tuple[Item | None
     return items_of(plane.store, [reference.sha256.hex()]).get(reference.sha256.hex()), verdict
 
 
+def path_at(plane: Plane, sha256: str, host: str) -> str | None:
+    """Where a host has an item, on its own disk or on a file system that it mounts; None if it has not."""
+    seen = {place.name for place in plane.cluster.locations() if place.kind in ("host", "shared") and host in place.hosts}
+    return next((copy.path for copy in where(plane.store, sha256).reachable if copy.location in seen), None)
+
+
 def _training_started(doing: _Doing) -> None:
     """The best fresh training set goes to the job's host, before everything else; its parent checkpoint too, if one is named."""
     config, host = doing.payload.config, doing.payload.host
@@ -136,7 +142,7 @@ def _training_started(doing: _Doing) -> None:
         if each is None:
             continue
         doing.keep(_exactly(_job(doing, what), each, host, Priority.CRITICAL, doing.at, until))
-        path = _holds(doing.plane, each.sha256, host)
+        path = path_at(doing.plane, each.sha256, host)
         if path is not None:
             doing.tell(EventType.DATA_AVAILABLE, available(each, host, path, "it was there"), host)
         doing.want(Kind.PRELOAD, each, host, Priority.CRITICAL, f"training of {config} started")
@@ -187,7 +193,7 @@ def _data_needed(doing: _Doing) -> None:
             for host in payload.hosts:
                 if host in doing.plane.cluster.hosts:
                     doing.want(Kind.SYNC, item, host, priority, f"{host} needs data of {config}")
-                    path = _holds(doing.plane, item.sha256, host)
+                    path = path_at(doing.plane, item.sha256, host)
                     if path is not None:
                         doing.tell(EventType.DATA_AVAILABLE, available(item, host, path, "it was there"), host)
         if not fitting:
@@ -314,12 +320,6 @@ def _job(doing: _Doing, what: str) -> str:
     """The name of a job's rule."""
     host, config = doing.payload.host, doing.payload.config
     return f"job-{host}-{config}-{what}".replace(":", "-")[:100]
-
-
-def _holds(plane: Plane, sha256: str, host: str) -> str | None:
-    """Where a host has an item, on its own disk or on a file system that it mounts; None if it has not."""
-    seen = {place.name for place in plane.cluster.locations() if place.kind in ("host", "shared") and host in place.hosts}
-    return next((copy.path for copy in where(plane.store, sha256).reachable if copy.location in seen), None)
 
 
 def _parent(doing: _Doing) -> Item | None:
