@@ -18,6 +18,7 @@ from ringrift_dagster.cluster.backpressure import DWELL_SECONDS, Assessment, Lev
 from ringrift_dagster.cluster.topology import Thresholds
 from ringrift_dagster.manifest.schema import backpressure, backpressure_sources
 from ringrift_dagster.manifest.store import Store, Writer, upsert
+from ringrift_dagster.transfer import turns
 from ringrift_dagster.transfer.model import Priority
 from ringrift_dagster.transfer.pressure import measure
 
@@ -72,7 +73,8 @@ def watch(store: Store, thresholds: Thresholds, *, at: float) -> Standing:
 def take_in(store: Store, assessment: Assessment, *, at: float) -> Standing:
     """Let this coordinator's own measurement decide about its claim: made when HIGH, dropped when HEALTHY, kept between.
 
-    While something is unknown the claim is neither made nor dropped, nor does it last longer than it would have.
+    While something is unknown the claim is neither made nor dropped, nor does it last longer than it would have. What is deferred
+    and has waited for a day is let go ahead, as far as links bear it.
     """
     with store.writing() as writer:
         _end_what_expired(writer, at)
@@ -88,7 +90,10 @@ def take_in(store: Store, assessment: Assessment, *, at: float) -> Standing:
         elif held and not wanted:
             _drop(writer, OWN, at)
         _settle(writer, at)
-        return _standing(writer.connection, at)
+        now = _standing(writer.connection, at)
+        if now.active:
+            turns.let_old_go_ahead(writer.connection, at)
+        return now
 
 
 def activate(store: Store, source: str, *, reason: str, at: float, seconds: float = LONGEST_SECONDS) -> Standing:

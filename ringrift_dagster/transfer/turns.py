@@ -90,6 +90,14 @@ def ready(connection: Connection, target: str, at: float) -> int:
     return borne
 
 
+def let_old_go_ahead(connection: Connection, at: float) -> None:
+    """At every target, what `ready` does for the one that is leased for: nobody leases where only deferred classes wait."""
+    old = (in_state(State.QUEUED), operations.c.rank.in_(_YOUNG), operations.c.submitted_at <= at - AGING_SECONDS)
+    targets = connection.execute(sa.select(operations.c.target).where(*old).distinct()).scalars().all()
+    for target in sorted(targets):
+        _age(connection, target, at_once(connection, going_to(target)), at)
+
+
 def lanes(connection: Connection, on_link: sa.ColumnElement[bool], state: State = State.LEASED) -> Lanes:
     """What is on a link now."""
     return Lanes(*connection.execute(sa.select(*Lanes.COUNTED).where(in_state(state), on_link)).one())

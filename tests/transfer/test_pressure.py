@@ -185,6 +185,16 @@ def test_only_low_and_cold_storage_are_ever_deferred(store: Store) -> None:
     assert edges(store) == ["BACKPRESSURE_ACTIVATED", "BACKPRESSURE_RELEASED"]
 
 
+def test_what_was_deferred_for_a_day_goes_ahead_as_far_as_links_bear_it(store: Store) -> None:
+    bears(store, "gpu-1", 4)
+    queue.submit_all(store, many(10, "gpu-1", Priority.LOW), at=NOW)
+    take_in(store, PRESSED, at=NOW + 86_399)
+    assert queue.pending(store, at=NOW + 86_399) == {("gpu-1", Priority.LOW): 10}
+    take_in(store, PRESSED, at=NOW + 86_400)
+    assert queue.pending(store, at=NOW + 86_400) == {("gpu-1", Priority.HIGH): 2, ("gpu-1", Priority.LOW): 8}
+    assert len(queue.lease(store, "me", "gpu-1", at=NOW + 86_400, limit=10, priorities=[Priority.CRITICAL, Priority.HIGH])) == 2
+
+
 def test_there_is_a_note_on_every_edge_and_nothing_between(store: Store) -> None:
     for number in range(20):
         take_in(store, PRESSED if number % 3 else BETWEEN, at=NOW + 30 * number)
