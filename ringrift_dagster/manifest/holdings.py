@@ -6,7 +6,7 @@ They make a report over the whole cluster cost as much as there are locations, n
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -49,6 +49,7 @@ class _Cell:
     bytes: int = 0
     reached: _Maxima = _NOTHING
     left: _Maxima = _NOTHING
+    came: set[int] = field(default_factory=set)
 
 
 class Holdings:
@@ -63,6 +64,7 @@ class Holdings:
         cell.replicas += 1
         cell.bytes += row.size
         cell.reached = _maxima(cell.reached, row)
+        cell.came.add(row.item_id)
 
     def remove(self, location: int, row: Counted) -> None:
         """A replica is not AVAILABLE there any more."""
@@ -70,7 +72,8 @@ class Holdings:
         cell.replicas -= 1
         cell.bytes -= row.size
         cell.left = _maxima(cell.left, row)
-        cell.reached = tuple(map(_unless_left, cell.reached, _maxima(_NOTHING, row)))  # it may be what was added just before
+        if row.item_id in cell.came:  # then what was reached may have left again
+            cell.reached = tuple(map(_unless_left, cell.reached, _maxima(_NOTHING, row)))
 
     def total(self, location: int) -> tuple[int, int]:
         """By how much a location's replicas and bytes changed."""
