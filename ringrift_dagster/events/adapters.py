@@ -72,6 +72,8 @@ _NESTED = "metadata"
 _MILLISECONDS = 1e11
 _EARLIEST, _LATEST = 946_684_800.0, 4_102_444_800.0
 _MAX_WHOLE = 1 << 40
+_MAX_NAME = 200
+"""Characters of what may be a name: longer ones are no names, and not worth remembering."""
 _ABOUT_ITSELF = frozenset({EventType.HOST_ONLINE, EventType.HOST_OFFLINE})
 """Never about the host that tells it, unless they say so."""
 
@@ -142,11 +144,11 @@ def flag(value: Any) -> bool:
 def when(value: Any) -> float:
     """Seconds since 1970, of seconds, milliseconds or ISO 8601 (UTC unless it says otherwise). Raises ValueError."""
     if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
+        if value.strip()[4:5] == "-":
             told = datetime.fromisoformat(value.strip())
             value = (told if told.tzinfo else told.replace(tzinfo=UTC)).timestamp()
+        else:
+            value = float(value)
     number = real(value)
     number = number / 1000 if number > _MILLISECONDS else number
     if not _EARLIEST <= number <= _LATEST:
@@ -161,7 +163,10 @@ def _config(told: str) -> str:
 
 def config(value: Any) -> str:
     """The config that a text names. Raises ValueError."""
-    return _config(text(value))
+    told = text(value)
+    if len(told) > _MAX_NAME:
+        raise ValueError("too long for a config")
+    return _config(told)
 
 
 def item_type(value: Any) -> str:
@@ -351,20 +356,26 @@ def bounded(body: bytes) -> str:
 
 def _opened(raw: Mapping[str, Any]) -> tuple[EventType, dict[str, Any], Mapping[str, Any]]:
     """The event's type, what the envelope says beside it, and the payload."""
-    called = next((name for name in _NAMES_OF_TYPE if isinstance(raw.get(name), str) and raw[name].strip()), None)
-    if called is None:
+    called = ""
+    for called in _NAMES_OF_TYPE:
+        if isinstance(raw.get(called), str) and raw[called].strip():
+            break
+    else:
         raise NotUnderstood("no_type", f"none of {', '.join(_NAMES_OF_TYPE)} is there")
-    told = raw[called].strip().rpartition(".")[2].upper().replace("-", "_")
-    kind = TYPES.get(told)
+    kind = TYPES.get(_spelt(raw[called][-_MAX_NAME:]))
     if kind is None:
         raise NotUnderstood("unknown_type", f"no event is called {tidy(raw[called])[:80]!r}")
-    body = next((name for name in _NAMES_OF_PAYLOAD if isinstance(raw.get(name), dict)), None)
-    rest = {name: value for name, value in raw.items() if name not in (called, body, "id", *_NAMES_OF_TIME)}
-    return (kind, {}, {**rest, **_times(raw)}) if body is None else (kind, rest, raw[body])
+    for body in _NAMES_OF_PAYLOAD:
+        if isinstance(raw.get(body), dict):
+            known = (called, body, "id", *_NAMES_OF_TIME)
+            return kind, {name: value for name, value in raw.items() if name not in known}, raw[body]
+    return kind, {}, {name: value for name, value in raw.items() if name not in (called, "id")}
 
 
-def _times(raw: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: raw[name] for name in _NAMES_OF_TIME if name in raw}
+@lru_cache(maxsize=1024)
+def _spelt(name: str) -> str:
+    """A name of an event as TYPES has it."""
+    return name.strip().rpartition(".")[2].upper().replace("-", "_")
 
 
 def _take(
@@ -375,7 +386,7 @@ def _take(
     nested = payload.get(_NESTED)
     for layer in (payload, nested if isinstance(nested, dict) else {}):
         for name, value in layer.items():
-            if value is None or value in ("", []) or (layer is payload and name in (_NESTED, *_NAMES_OF_TIME)):
+            if value is None or value == "" or value == [] or (layer is payload and name in (_NESTED, *_NAMES_OF_TIME)):
                 continue
             way = reader.ways.get(name)
             if way is not None:
@@ -421,15 +432,15 @@ def _settle_config(reader: _Reader, values: dict[str, Any], board: Mapping[str, 
     elif board:
         _agree(named or "", board)
     for field in _NAMED_AFTER:
-        told = _config_in(values[field]) if field in values else None
+        told = _config_in(values[field][-_MAX_NAME:]) if field in values else None
         if told and values.setdefault("config", told) != told:
             raise NotUnderstood("contradiction", f"config: {values['config']!r}, and {field} is of {told!r}")
 
 
 def _board_config(board: Mapping[str, Any]) -> str:
-    players = str(board["num_players"]).removesuffix(".0")
+    players = str(board["num_players"])[:_MAX_NAME].removesuffix(".0")
     try:
-        return parse_config(f"{_board(board['board_type'])}_{players}p").key
+        return _config(f"{_board(board['board_type'])}_{players}p")
     except UnknownConfig as error:
         raise NotUnderstood("bad_config", f"board_type with num_players: {error}") from None
 
