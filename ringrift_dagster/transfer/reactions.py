@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
+import sqlalchemy as sa
+
 from ringrift_dagster.events import model as told
 from ringrift_dagster.events.inbox import Told, handled, mark_handled
 from ringrift_dagster.events.model import EventType, Payload
@@ -20,6 +22,7 @@ from ringrift_dagster.manifest.inventory import ItemType
 from ringrift_dagster.manifest.plane import Plane
 from ringrift_dagster.manifest.queries import Item, find_item, items_by_quality, items_of, where
 from ringrift_dagster.manifest.refresh import refresh
+from ringrift_dagster.manifest.schema import events, handled_events
 from ringrift_dagster.manifest.staleness import Staleness, of_config, references
 from ringrift_dagster.manifest.store import Store
 from ringrift_dagster.transfer import collect, deferral, planner, queue, rules
@@ -28,6 +31,8 @@ from ringrift_dagster.transfer.operations import Kind, Wanted
 from ringrift_dagster.transfer.rules import Rule
 
 CONSUMER = "reactions"
+_EXPORT = "export "
+"""With a config behind it, a consumer too: its row has no outcome before the run is there that the event asks for."""
 JOB_SECONDS = 48 * 3600.0
 """A job that never says that it ended keeps its data for so long."""
 SOON_SECONDS = 6 * 3600.0
@@ -100,7 +105,41 @@ def react(plane: Plane, event: Told, *, at: float) -> Reaction | None:
             return None
         for kind, payload, hosts in doing.say:
             publish(writer, kind, payload, at=at, hosts=hosts)
+        for config in doing.reaction.exports:
+            mark_handled(writer, f"{_EXPORT}{config}", event.number, at=at)
     return doing.reaction
+
+
+@dataclass(frozen=True)
+class ExportWanted:
+    """An event that wants a config's pipeline to run, since `at` (seconds since 1970)."""
+
+    number: int
+    event_id: str
+    at: float
+
+
+def exports_wanted(store: Store) -> dict[str, list[ExportWanted]]:
+    """The events whose pipeline has not begun to run, by config, in order."""
+    query = (
+        sa.select(handled_events.c.consumer, events.c.id, events.c.event_id, handled_events.c.at)
+        .join(events, events.c.id == handled_events.c.event)
+        .where(handled_events.c.consumer.startswith(_EXPORT), handled_events.c.outcome.is_(None))
+        .order_by(events.c.id)
+    )
+    wanted: dict[str, list[ExportWanted]] = {}
+    with store.reading() as connection:
+        for consumer, number, id, at in connection.execute(query):
+            wanted.setdefault(consumer.removeprefix(_EXPORT), []).append(ExportWanted(number, id, at))
+    return wanted
+
+
+def export_begun(store: Store, config: str, wanted: Iterable[ExportWanted], run: str) -> None:
+    """Say that the run that events wanted is there."""
+    numbers = [each.number for each in wanted]
+    mine = sa.update(handled_events).where(handled_events.c.consumer == f"{_EXPORT}{config}", handled_events.c.event.in_(numbers))
+    with store.writing() as writer:
+        writer.connection.execute(mine.values(outcome=f"run {run}"))
 
 
 def give_up(store: Store, event: Told, why: str, *, at: float) -> None:

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import dagster as dg
 
@@ -21,20 +22,40 @@ from ringrift_dagster.defs.resources import PlaneResource
 from ringrift_dagster.events import inbox
 from ringrift_dagster.events.inbox import Told
 from ringrift_dagster.manifest.plane import Plane
+from ringrift_dagster.manifest.store import Store
+from ringrift_dagster.transfer import reactions
 from ringrift_dagster.transfer.coordinator import Coordinator, Report
 from ringrift_dagster.transfer.model import Priority
 from ringrift_dagster.transfer.reactions import CONSUMER, REACTED_TO, Reaction, give_up, react
 from ringrift_dagster.transfer.targets import agent_hosts
 
-WAIT_SECONDS = 40.0
-"""A tick waits so long for an event. Dagster allows 60."""
+WAIT_SECONDS = 25.0
+"""A tick waits so long for an event, and longer, up to LONGEST_SECONDS, while no other waits: somebody always does."""
+LONGEST_SECONDS = 35.0
+"""Dagster allows a tick 60 seconds, with what is done in the end."""
 POLL_SECONDS = 0.05
+AGAIN_SECONDS = 5.0
+"""An event whose reaction failed is tried again after so long."""
 AT_ONCE = 100
-POST_SECONDS = 5.0
-"""For giving CRITICAL work to an agent at once; the run that follows it needs seconds to start."""
+REACT_SECONDS = 6.0
+"""After so long no further event is begun with: the next tick does."""
+POST_SECONDS = 4.0
+"""For giving CRITICAL work to agents at once, and seeing it through if it is quick; a run needs seconds to start."""
+POST_AT_ONCE = 8
 GIVE_UP_SECONDS = 3600.0
 """An event whose reaction has failed for so long is marked as failed."""
-_ONE_AT_A_TIME = threading.Lock()
+ASKED_SECONDS = 60.0
+"""Dagster has so long to make a run that it was asked for."""
+EVENT_TAG = "ringrift/event"
+"""Of a run of the pipeline: the last event that asked for it."""
+
+_turn = threading.Lock()
+"""Whoever reacts holds it."""
+_door = threading.Lock()
+_waiting: set[object] = set()
+"""The ticks that wait now; `_door` guards it."""
+_asked: dict[str, float] = {}
+"""Runs that Dagster was asked for: the event's id to when. Whoever has `_door` uses it."""
 
 
 def _events_sensor(name: str) -> dg.SensorDefinition:
@@ -62,29 +83,66 @@ second_events_sensor = _events_sensor("second_events_sensor")
 
 def _tick(instance: dg.DagsterInstance, plane: Plane, cursor: int) -> dg.SensorResult:
     """Wait for events, react to them; the cursor is an event before which all were handled."""
-    deadline = time.monotonic() + WAIT_SECONDS
     last = inbox.last_number(plane.store)
     cursor = cursor if cursor <= last else 0  # of another manifest
-    pause = threading.Event()
-    while not (waiting := inbox.unhandled(plane.store, CONSUMER, REACTED_TO, after=cursor, limit=AT_ONCE)):
-        if time.monotonic() >= deadline:
-            return dg.SensorResult(skip_reason="nothing was told", cursor=str(last))
-        seen = inbox.last_number(plane.store)
-        while inbox.last_number(plane.store) == seen and time.monotonic() < deadline:
-            pause.wait(POLL_SECONDS)
-        last = seen
-    with _ONE_AT_A_TIME:
-        waiting = inbox.unhandled(plane.store, CONSUMER, REACTED_TO, after=cursor, limit=AT_ONCE)
-        done = _react(plane, waiting)
-        posted = _post(plane, {target for _, reaction in done for target in reaction.urgent})
-        left = inbox.unhandled(plane.store, CONSUMER, REACTED_TO, after=cursor, limit=1)
-    return _result(instance, plane, done, posted, left[0].number - 1 if left else last)
+    exports = _exports(instance, plane.store)
+    done, last = ([], cursor) if exports else _wait_and_react(plane, cursor)
+    if not (done or exports):
+        return dg.SensorResult(skip_reason="nothing was told", cursor=str(last))
+    posted = _post(plane, {target for _, reaction in done for target in reaction.urgent})
+    return _result(instance, plane, done, posted, exports or _exports(instance, plane.store), last)
+
+
+def _wait_and_react(plane: Plane, cursor: int) -> tuple[list[tuple[Told, Reaction]], int]:
+    """What was told, as soon as something is, with what followed; and the event before which all were handled."""
+    began, me, pause = time.monotonic(), object(), threading.Event()
+    with _door:
+        _waiting.add(me)
+    try:
+        while True:
+            last = inbox.last_number(plane.store)
+            done = _take_turn(plane, cursor, began + LONGEST_SECONDS)
+            again = time.monotonic() + AGAIN_SECONDS
+            while not (done or _may_leave(me, began)) and inbox.last_number(plane.store) == last and time.monotonic() < again:
+                pause.wait(POLL_SECONDS)
+            if done or me not in _waiting:
+                left = inbox.unhandled(plane.store, CONSUMER, REACTED_TO, after=cursor, limit=1)
+                return done, left[0].number - 1 if left else last
+    finally:
+        with _door:
+            _waiting.discard(me)
+
+
+def _may_leave(me: object, began: float) -> bool:
+    """Whether a tick has waited for long enough. Of several, one leaves at a time."""
+    waited = time.monotonic() - began
+    if waited < WAIT_SECONDS:
+        return False
+    with _door:
+        if len(_waiting) > 1 or waited >= LONGEST_SECONDS:
+            _waiting.discard(me)
+        return me not in _waiting
+
+
+def _take_turn(plane: Plane, cursor: int, deadline: float) -> list[tuple[Told, Reaction]]:
+    """React to what was told, if anything was and nobody else did meanwhile."""
+    if not inbox.unhandled(plane.store, CONSUMER, REACTED_TO, after=cursor, limit=1):
+        return []
+    if not _turn.acquire(timeout=max(deadline - time.monotonic(), 0.0)):
+        return []
+    try:
+        return _react(plane, inbox.unhandled(plane.store, CONSUMER, REACTED_TO, after=cursor, limit=AT_ONCE))
+    finally:
+        _turn.release()
 
 
 def _react(plane: Plane, waiting: Sequence[Told]) -> list[tuple[Told, Reaction]]:
     """React to events in their order. One that fails is tried again later and keeps back only what its own host told after it."""
     done, held = [], set()
+    until = time.monotonic() + REACT_SECONDS
     for told in waiting:
+        if time.monotonic() > until:
+            break
         if told.event.host in held:
             continue
         try:
@@ -101,21 +159,60 @@ def _react(plane: Plane, waiting: Sequence[Told]) -> list[tuple[Told, Reaction]]
 
 
 def _post(plane: Plane, targets: set[str]) -> list[Report]:
-    """Give the agents what is CRITICAL right now: the runs that are asked for adopt it."""
-    reports = []
-    for target in sorted(targets):
-        looks = iter((False,))
+    """Give the agents what is CRITICAL right now. Runs adopt what takes longer than a few seconds."""
+
+    def one(target: str) -> Report:
         coordinator = Coordinator(plane, f"events {time.time_ns()} {target}"[:100])
-        reports.append(
-            coordinator.run(
-                target, (Priority.CRITICAL,), seconds=POST_SECONDS, idle=0.0, stop=lambda looks=looks: next(looks, True)
-            )
-        )
-    return reports
+        return coordinator.run(target, (Priority.CRITICAL,), seconds=POST_SECONDS, idle=0.0)
+
+    if not targets:
+        return []
+    with ThreadPoolExecutor(min(len(targets), POST_AT_ONCE)) as threads:
+        return list(threads.map(one, sorted(targets)))
+
+
+def _exports(instance: dg.DagsterInstance, store: Store) -> list[dg.RunRequest]:
+    """The runs of the pipeline that events asked for and that Dagster does not have: one a config, however many events asked.
+
+    What was asked for is in the manifest until the run is there, so a tick whose result is lost loses nothing.
+    """
+    requests = []
+    for config, asked in reactions.exports_wanted(store).items():
+        filters = dg.RunsFilter(job_name=training_data_job.name, tags={EVENT_TAG: [each.event_id for each in asked]})
+        runs = instance.get_run_records(filters, limit=1)
+        begun = [each for each in asked if runs and each.at <= runs[0].create_timestamp.timestamp()]
+        if begun:
+            reactions.export_begun(store, config, begun, runs[0].dagster_run.run_id)
+        left = [each.event_id for each in asked if each not in begun]
+        if left and _ask_for(left):
+            requests.append(
+                dg.RunRequest(
+                    job_name=training_data_job.name, run_key=f"event {left[-1]} {config}", partition_key=config,
+                    tags={EVENT_TAG: left[-1]},
+                )
+            )  # fmt: skip
+    return requests
+
+
+def _ask_for(events: Sequence[str]) -> bool:
+    """Whether Dagster is to be asked for a run now: not if it was a moment ago."""
+    now = time.monotonic()
+    with _door:
+        for event in [event for event, at in _asked.items() if now - at > ASKED_SECONDS]:
+            del _asked[event]
+        if any(event in _asked for event in events):
+            return False
+        _asked.update(dict.fromkeys(events, now))
+        return True
 
 
 def _result(
-    instance: dg.DagsterInstance, plane: Plane, done: Sequence[tuple[Told, Reaction]], posted: Sequence[Report], cursor: int
+    instance: dg.DagsterInstance,
+    plane: Plane,
+    done: Sequence[tuple[Told, Reaction]],
+    posted: Sequence[Report],
+    exports: Sequence[dg.RunRequest],
+    cursor: int,
 ) -> dg.SensorResult:
     hosts = agent_hosts(plane.cluster)
     urgent = {hosts[report.target]: report.target for report in posted if report.left and report.target in hosts}
@@ -124,14 +221,7 @@ def _result(
         for host in sorted(urgent)
         if not is_taken_care_of(instance, host, Priority.CRITICAL)
     ]
-    requests += [
-        dg.RunRequest(
-            job_name=training_data_job.name, run_key=f"event {told.event.id} {config}", partition_key=config,
-            tags={"ringrift/event": told.event.id},
-        )
-        for told, reaction in done
-        for config in sorted(reaction.exports)
-    ]  # fmt: skip
+    requests += exports
     arrived = [report for report in posted if report.rows and report.target in hosts]
     told: list[dg.AssetObservation | dg.AssetMaterialization | dg.AssetCheckEvaluation] = [observation(done)] if done else []
     told += [
