@@ -209,7 +209,10 @@ def _materialised(instance: dg.DagsterInstance, asset: str, partition: str | Non
         asset_key=dg.AssetKey(asset), asset_partitions=[partition] if partition else None, after_timestamp=since
     )
     records = instance.fetch_materializations(wanted, limit=1).records
-    return f"{asset}{f' of {partition}' if partition else ''} in run {records[0].run_id[:8] or '-'}" if records else None
+    if not records:
+        return None
+    who = f"run {records[0].run_id[:8]}" if records[0].run_id else "a sensor"
+    return f"{asset}{f' of {partition}' if partition else ''}, by {who}"
 
 
 def _told(cluster: DemoCluster, sha256: str) -> str | None:
@@ -218,7 +221,7 @@ def _told(cluster: DemoCluster, sha256: str) -> str | None:
         f"{cluster.urls[WITHOUT_DATA]}/v1/events", headers={"authorization": f"Bearer {os.environ['RINGRIFT_NODE_TOKEN']}"}
     )
     with urllib.request.urlopen(request, timeout=5) as answer:
-        events = json.load(answer)["events"]
+        events = [each["event"] for each in json.load(answer)["events"]]
     mine = [event for event in events if event.get("type") == "DATA_AVAILABLE" and event["payload"].get("sha256") == sha256]
     return f"DATA_AVAILABLE at {mine[-1]['payload'].get('path')}" if mine else None
 

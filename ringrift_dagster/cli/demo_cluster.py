@@ -70,12 +70,12 @@ def demo_cluster(home: Home) -> Iterator[DemoCluster]:
     unpack(root / WITH_DATA / "data" / "games")
     with ExitStack() as stack:
         os.environ.setdefault("RINGRIFT_NODE_TOKEN", secrets.token_urlsafe(24))
+        os.environ["RINGRIFT_HOSTS_FILE"] = str(cluster.hosts_file)  # the coordinator's agent reads it again when it changes
         _start_s3(stack, cluster)
         _start_agent(stack, cluster, COORDINATOR, "--home", str(home.root), "--drive", f"{DRIVE}={root / DRIVE}")
         for name in (WITH_DATA, WITHOUT_DATA):
             _start_agent(stack, cluster, name, "--coordinator", cluster.urls[COORDINATOR])
         cluster.hosts_file.write_text(_hosts(cluster))
-        os.environ["RINGRIFT_HOSTS_FILE"] = str(cluster.hosts_file)
         yield cluster
 
 

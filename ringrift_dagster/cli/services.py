@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -25,7 +26,18 @@ HOST = "127.0.0.1"
 DEFINITIONS = "ringrift_dagster.definitions"
 START_SECONDS = 120
 STOP_SECONDS = 10
+CODE_SERVER_THREADS = 16
+"""Sensors that wait for something hold one each."""
 POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One of the processes; what closes `ending` ends it."""
+
+    command: Sequence[str]
+    process: subprocess.Popen[bytes]
+    ending: ExitStack
 
 
 class Services:
@@ -38,8 +50,7 @@ class Services:
     def __init__(self, directory: Path, port: int) -> None:
         self.url = f"http://{HOST}:{port}"
         self._workspace = directory / "services" / "workspace.yaml"
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._ending = ExitStack()
+        self._parts: dict[str, _Part] = {}
         self._port = port
 
     def __enter__(self) -> Self:
@@ -47,15 +58,23 @@ class Services:
         self._workspace.parent.mkdir(exist_ok=True)
         code_port = free_port()
         self._workspace.write_text(f"load_from:\n  - grpc_server: {{host: {HOST}, port: {code_port}, location_name: ringrift}}\n")
-        with self._ending:
-            self._start("code-server", "dagster", "api", "grpc", "-m", DEFINITIONS, "-h", HOST, "-p", str(code_port))
+        with ExitStack() as stack:
+            stack.push(self.__exit__)
+            threads = ("--max-workers", str(CODE_SERVER_THREADS))
+            self._start("code-server", "dagster", "api", "grpc", "-m", DEFINITIONS, "-h", HOST, "-p", str(code_port), *threads)
             self._wait("the code server", lambda: _accepts(code_port))
             self._start("webserver", "dagster_webserver", "-h", HOST, "-p", str(self._port), "-w", str(self._workspace))
-            self._ending = self._ending.pop_all()
+            stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._ending.close()
+        """All are asked to end before the first is waited for: a sensor that waits for events takes its time."""
+        for part in self._parts.values():
+            _signal_group(part.process, signal.SIGTERM)
+        with ExitStack() as stack:
+            for part in self._parts.values():
+                stack.enter_context(part.ending)
+            self._parts.clear()
 
     def wait_until_ready(self) -> None:
         """Returns when the web interface answers."""
@@ -67,13 +86,27 @@ class Services:
 
     def check(self) -> None:
         """Raises if a process has died, with where to read why."""
-        for name, process in self._processes.items():
-            if (status := process.poll()) is not None:
+        for name, part in self._parts.items():
+            if (status := part.process.poll()) is not None:
                 raise click.ClickException(f"{name} ended with status {status}; see {self._log(name)}")
 
+    def pid(self, name: str) -> int:
+        """Of `code-server`, `webserver` or `daemon`. Raises KeyError if it was not started."""
+        return self._parts[name].process.pid
+
+    def restart(self, name: str) -> None:
+        """Start one of them again, as it was; what is left of it and its children is ended first. Its log goes on."""
+        part = self._parts[name]
+        part.ending.close()
+        self._run(name, part.command, append=True)
+
     def _start(self, name: str, module: str, *arguments: str) -> None:
-        command = [sys.executable, "-m", module, *arguments]
-        self._processes[name] = self._ending.enter_context(started(command, self._log(name)))
+        self._run(name, [sys.executable, "-m", module, *arguments])
+
+    def _run(self, name: str, command: Sequence[str], *, append: bool = False) -> None:
+        ending = ExitStack()
+        process = ending.enter_context(started(command, self._log(name), append=append))
+        self._parts[name] = _Part(command, process, ending)
 
     def _wait(self, what: str, ready: Callable[[], bool]) -> None:
         deadline = time.monotonic() + START_SECONDS
@@ -119,9 +152,9 @@ def stopped_by_signals() -> Iterator[None]:
 
 
 @contextmanager
-def started(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def started(command: Sequence[str], log: Path, *, append: bool = False) -> Iterator[subprocess.Popen[bytes]]:
     """A process with its children, in a group of their own, that is ended with the block; what it says goes to `log`."""
-    with log.open("wb") as output:
+    with log.open("ab" if append else "wb") as output:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
@@ -134,15 +167,22 @@ def started(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[byte
 def _end_group(process: subprocess.Popen[bytes]) -> None:
     """Ask the whole group to end, then make it."""
     for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-        except ProcessLookupError:
+        if not _signal_group(process, number):
             break
         try:
             process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             continue
     process.wait()
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: int) -> bool:
+    """Whether there was anybody to signal."""
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _accepts(port: int) -> bool:

@@ -141,7 +141,7 @@ def ask(services: Services, query: str) -> dict[str, Any]:
         return json.load(response)["data"]
 
 
-def eventually(look: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+def eventually(look: Callable[[], list[Any]]) -> list[Any]:
     """What `look` sees once it sees anything."""
     deadline = time.monotonic() + SECONDS
     while not (seen := look()):

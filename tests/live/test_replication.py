@@ -10,109 +10,43 @@ import shutil
 import signal
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
-from ringrift_dagster.cli.dagster_home import held
-from ringrift_dagster.cli.services import Services, free_port, stopped_by_signals
 from ringrift_dagster.games.database import file_sha256
-from ringrift_dagster.home import Home
-from ringrift_dagster.manifest.plane import open_plane
 from ringrift_dagster.manifest.queries import where
-from ringrift_dagster.manifest.store import Store, default_url
 from ringrift_dagster.transfer.model import Priority
 from ringrift_dagster.transfer.operations import Kind, State, Wanted
 from ringrift_dagster.transfer.queue import get, listed, submit
-from tests.agents import RunningAgent, running_agent
-from tests.live.test_live import CHROMIUM, NPZ, SECONDS, ask, eventually
+from tests.live.cluster import LiveCluster, live_cluster
+from tests.live.test_live import CHROMIUM, NPZ, ask, eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.xdist_group("live")]
 
 MB = 1 << 20
 MATERIALIZATIONS = """{ assetOrError(assetKey: {path: ["host_replicas"]}) { ... on Asset {
   assetMaterializations(limit: 100) { partition metadataEntries { label ... on MarkdownMetadataEntry { mdStr } } } } } }"""
-HOSTS = """
-auto_sync: {{host_bandwidth_overrides: {{"gpu-*": 4}}}}
-hosts:
-  gpu-1: {{status: ready, ssh_host: 127.0.0.1, ringrift_path: {root}/gpu-1, data_server_url: "{first}"}}
-  gpu-2: {{status: ready, ssh_host: 127.0.0.1, ringrift_path: {root}/gpu-2, data_server_url: "{second}"}}
-"""
-
-
-@dataclass
-class Running:
-    """Everything that runs, and the home's manifest."""
-
-    root: Path
-    services: Services
-    store: Store
-    agents: dict[str, RunningAgent]
-    start: Callable[[str, int], RunningAgent]
-
-    def large(self, name: str, size: int) -> str:
-        """Put a game database of about so many bytes on `gpu-1`; returns its hash once the manifest knows it."""
-        path = self.root / "gpu-1/data/sync_incoming" / f"{name}.part"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with closing(sqlite3.connect(path)) as database:
-            database.executescript(
-                "CREATE TABLE games (game_id TEXT, board_type TEXT, num_players INTEGER, game_status TEXT);"
-                "CREATE TABLE game_moves (game_id TEXT, move_number INTEGER); CREATE TABLE ballast (bytes BLOB);"
-                "INSERT INTO games VALUES ('game', 'square8', 2, 'completed');"
-                "INSERT INTO game_moves VALUES ('game', 0), ('game', 1), ('game', 2), ('game', 3), ('game', 4);"
-            )
-            database.executemany("INSERT INTO ballast VALUES (?)", [(os.urandom(MB),) for _ in range(size // MB)])
-            database.commit()
-        sha256 = file_sha256(path)
-        path.rename(path.with_name(f"{sha256}.db"))
-        return sha256
-
-    def wanted(self, sha256: str, size: int, priority: Priority) -> int:
-        return submit(self.store, Wanted(Kind.PRELOAD, sha256, "gpu-2", priority, size), at=time.time()).id
+SECTIONS = 'auto_sync: {host_bandwidth_overrides: {"gpu-*": 4}}'
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    root = tmp_path_factory.mktemp("replication")
-    home = Home(root / "home")
-    home.root.mkdir()
-    names = ("RINGRIFT_DATA_HOME", "DAGSTER_HOME", "RINGRIFT_HOSTS_FILE", "RINGRIFT_MANIFEST_URL")
-    before = {name: os.environ.pop(name, None) for name in names}
-    os.environ["RINGRIFT_DATA_HOME"] = str(home.root)
-    try:
-        with ExitStack() as stack:
-
-            def start(host: str, port: int = 0) -> RunningAgent:
-                (root / host).mkdir(exist_ok=True)
-                return stack.enter_context(running_agent(root / host, host, interval=1.0, port=port))
-
-            agents = {host: start(host) for host in ("gpu-1", "gpu-2")}
-            hosts = HOSTS.format(root=root, first=agents["gpu-1"].url, second=agents["gpu-2"].url)
-            (home.root / "distributed_hosts.yaml").write_text(hosts)
-            store = stack.enter_context(Store.open(default_url(home)))
-            stack.enter_context(stopped_by_signals())
-            stack.enter_context(held(home.root / "dagster"))
-            services = stack.enter_context(Services(home.root / "dagster", free_port()))
-            services.start_daemon()
-            services.wait_until_ready()
-            yield Running(root, services, store, agents, start)
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveCluster]:
+    with live_cluster(tmp_path_factory.mktemp("replication"), {"gpu-1": "", "gpu-2": ""}, sections=SECTIONS) as cluster:
+        yield cluster
 
 
-def test_what_is_wanted_arrives_and_the_browser_says_how(running: Running) -> None:
+def test_what_is_wanted_arrives_and_the_browser_says_how(running: LiveCluster) -> None:
     path = running.root / "gpu-1/data/training/square8_3p.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(NPZ, path)
     sha256 = file_sha256(NPZ)
-    eventually(lambda: _known(running, sha256))
-    number = running.wanted(sha256, path.stat().st_size, Priority.CRITICAL)
+    eventually(lambda: running.known(sha256))
+    number = wanted(running, sha256, path.stat().st_size, Priority.CRITICAL)
 
     eventually(lambda: [get(running.store, number)] if get(running.store, number).state == State.DONE else [])
 
@@ -129,12 +63,12 @@ def test_what_is_wanted_arrives_and_the_browser_says_how(running: Running) -> No
         browser.close()
 
 
-def test_critical_overtakes_low_and_a_killed_run_and_agent_lose_nothing(running: Running) -> None:
-    slow, urgent = running.large("slow", 48 * MB), running.large("urgent", 2 * MB)
-    eventually(lambda: _known(running, slow) and _known(running, urgent))
-    low = running.wanted(slow, 48 * MB, Priority.LOW)
+def test_critical_overtakes_low_and_a_killed_run_and_agent_lose_nothing(running: LiveCluster) -> None:
+    slow, urgent = large(running, "slow", 48 * MB), large(running, "urgent", 2 * MB)
+    eventually(lambda: running.known(slow) and running.places(urgent))
+    low = wanted(running, slow, 48 * MB, Priority.LOW)
     eventually(lambda: [each for each in listed(running.store, states=[State.LEASED]) if each.id == low and each.order_id])
-    critical = running.wanted(urgent, 2 * MB, Priority.CRITICAL)
+    critical = wanted(running, urgent, 2 * MB, Priority.CRITICAL)
     eventually(lambda: _ended(running, critical))
     assert get(running.store, critical).state == State.DONE
     assert get(running.store, low).finished_at is None
@@ -142,9 +76,8 @@ def test_critical_overtakes_low_and_a_killed_run_and_agent_lose_nothing(running:
     for pid, command in _processes():
         if "execute_run" in command and str(running.root) in _environment(pid):
             os.kill(pid, signal.SIGKILL)
-    agent = running.agents["gpu-2"]
-    agent.kill()
-    running.agents["gpu-2"] = running.start("gpu-2", int(agent.url.rsplit(":", 1)[1]))
+    running.agents["gpu-2"].kill()
+    running.restart_agent("gpu-2")
 
     eventually(lambda: _ended(running, low))
     ended = get(running.store, low)
@@ -155,22 +88,34 @@ def test_critical_overtakes_low_and_a_killed_run_and_agent_lose_nothing(running:
     assert len(told) <= 1
 
 
-def _known(running: Running, sha256: str) -> list[object]:
-    """Asks the locations, and says whether the manifest knows an item by now."""
-    with open_plane(Home(running.root / "home")) as plane:
-        plane.refresh()
-        try:
-            return list(where(plane.store, sha256).reachable)
-        except LookupError:
-            return []
+def large(running: LiveCluster, name: str, size: int) -> str:
+    """Put a game database of about so many bytes on `gpu-1`; returns its hash."""
+    path = running.root / "gpu-1/data/sync_incoming" / f"{name}.part"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript(
+            "CREATE TABLE games (game_id TEXT, board_type TEXT, num_players INTEGER, game_status TEXT);"
+            "CREATE TABLE game_moves (game_id TEXT, move_number INTEGER); CREATE TABLE ballast (bytes BLOB);"
+            "INSERT INTO games VALUES ('game', 'square8', 2, 'completed');"
+            "INSERT INTO game_moves VALUES ('game', 0), ('game', 1), ('game', 2), ('game', 3), ('game', 4);"
+        )
+        database.executemany("INSERT INTO ballast VALUES (?)", [(os.urandom(MB),) for _ in range(size // MB)])
+        database.commit()
+    sha256 = file_sha256(path)
+    path.rename(path.with_name(f"{sha256}.db"))
+    return sha256
 
 
-def _ended(running: Running, number: int) -> list[Any]:
+def wanted(running: LiveCluster, sha256: str, size: int, priority: Priority) -> int:
+    return submit(running.store, Wanted(Kind.PRELOAD, sha256, "gpu-2", priority, size), at=time.time()).id
+
+
+def _ended(running: LiveCluster, number: int) -> list[Any]:
     found = get(running.store, number)
     return [found] if found.finished_at is not None else []
 
 
-def _told(running: Running, sha256: str) -> list[dict[str, Any]]:
+def _told(running: LiveCluster, sha256: str) -> list[dict[str, Any]]:
     """The materialisations of `host_replicas` that tell of an item."""
     made = ask(running.services, MATERIALIZATIONS)["assetOrError"].get("assetMaterializations", [])
     return [one for one in made if any(sha256[:12] in entry.get("mdStr", "") for entry in one["metadataEntries"])]
