@@ -100,7 +100,9 @@ def test_what_is_no_agent_or_refuses_is_one_clear_error(status: int, body: bytes
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("url", [f"http://127.0.0.1:{free_port()}", "nowhere", "ftp://x", "http://127.0.0.1:x"])
+@pytest.mark.parametrize(
+    "url", [pytest.param(f"http://127.0.0.1:{free_port()}", id="no listener"), "nowhere", "ftp://x", "http://127.0.0.1:x"]
+)
 def test_nobody_there_is_one_clear_error(url: str) -> None:
     with pytest.raises(NotEmitted) as refused:
         emit("HOST_ONLINE", {"host": "a"}, url=url)

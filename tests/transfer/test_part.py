@@ -117,7 +117,7 @@ def test_what_was_there_is_there_when_it_is_opened_again(tmp_path: Path) -> None
         assert part.digest() == THREE.sha256
 
 
-@pytest.mark.parametrize("told", [b"", b"\1\1\1", b"\0\0\0", b"\1" * 500, b"\xff\2\1", os.urandom(3)])
+@pytest.mark.parametrize("told", [b"", b"\1\1\1", b"\0\0\0", b"\1" * 500, b"\xff\2\1", b"\xd8i>"])
 def test_with_a_table_the_map_is_not_believed(tmp_path: Path, told: bytes) -> None:
     with THREE.part(tmp_path) as part:
         part.put(1, THREE.chunk(1))
