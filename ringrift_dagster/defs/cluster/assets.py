@@ -66,8 +66,9 @@ def observation(done: Sequence[tuple[Told, Reaction]]) -> dg.AssetObservation:
             "events": len(done),
             "operations": sum(len(reaction.operations) for _, reaction in done),
             "last event": done[-1][0].number,
+            "here after s, at most": round(max(told.received_at - told.event.at for told, _ in done), 3),
             "what followed": table(
-                ["no.", "happened", "seen after s", "event", "config", "about", "told by", "what followed"],
+                ["happened", "event", "about", "what followed"],
                 (_row(told, reaction) for told, reaction in done),
             ),
         },
@@ -75,14 +76,9 @@ def observation(done: Sequence[tuple[Told, Reaction]]) -> dg.AssetObservation:
 
 
 def _row(told: Told, reaction: Reaction) -> list[object]:
+    """Few columns: the page wraps what is wide."""
     config, subject = subjects(told.event.payload)
-    return [
-        told.number,
-        moment(told.event.at),
-        f"{told.received_at - told.event.at:.2f}",
-        told.event.type.value,
-        config,
-        subject,
-        told.event.host,
-        reaction.outcome,
-    ]
+    about = " ".join(word for word in (config, subject and f"on {subject}") if word)
+    if subject != told.event.host:
+        about = f"{about}, says {told.event.host}".removeprefix(", ")
+    return [moment(told.event.at), f"{told.number} {told.event.type.value}", about, reaction.outcome]

@@ -37,7 +37,7 @@ class RunLimits(dg.Config):
 
 @dg.asset(
     name=REPLICAS,
-    deps=["data_manifest"],
+    deps=["data_manifest", "host_events"],
     partitions_def=HOSTS,
     group_name="replication",
     kinds={"report"},
@@ -166,7 +166,7 @@ def metadata_of(reports: Sequence[Report]) -> dict[str, dg.MetadataValue | int |
         ),
     }
     if moved and seconds:
-        told["MB a second and transfer"] = round(moved / seconds / 1e6, 2)
+        told["MB/s of a transfer, mean"] = round(moved / seconds / 1e6, 2)
     silent = [f"{report.target}: {report.silent}" for report in reports if report.silent]
     return told | ({"no answer": "; ".join(silent)} if silent else {})
 
