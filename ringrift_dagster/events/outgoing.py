@@ -48,17 +48,22 @@ class Line:
     events: tuple[Pending, ...]
 
 
-def publish(writer: Writer, type: EventType, payload: Payload, *, at: float, hosts: Iterable[str] = ()) -> int:
+def publish(
+    writer: Writer, type: EventType, payload: Payload, *, at: float, hosts: Iterable[str] = (), id: str | None = None
+) -> int | None:
     """Record an event in the caller's transaction, to be delivered to some hosts. Returns its number.
 
-    It is also in the inbox, for whoever reads there. Raises ValueError if the payload is not of its type.
+    It is also in the inbox, for whoever reads there. One whose `id` is there already changes nothing, and gives None. Raises
+    ValueError if the payload is not of its type.
     """
     if not isinstance(payload, PAYLOADS[type]):
         raise ValueError(f"{payload.__class__.__name__} is not the payload of {type}")
     alone(writer.connection)
-    event = Event.model_construct(id=new_id(), type=type, host=HOME, at=at, payload=payload, sequence=None)
-    insert = sa.insert(events).values(event_row(event, received_at=at)).returning(events.c.id)
-    number = writer.connection.execute(insert).scalar_one()
+    event = Event.model_construct(id=id or new_id(), type=type, host=HOME, at=at, payload=payload, sequence=None)
+    insert = upsert(writer.connection, events).values(event_row(event, received_at=at)).on_conflict_do_nothing()
+    number = writer.connection.execute(insert.returning(events.c.id)).scalar_one_or_none()
+    if number is None:
+        return None
     targets = [{"event": number, "target": f"host {name}", "due_at": at} for name in dict.fromkeys(hosts)]
     writer.many(sa.insert(deliveries), targets)
     return number

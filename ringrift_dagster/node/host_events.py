@@ -31,6 +31,7 @@ from ringrift_dagster.events.webhooks import configured
 from ringrift_dagster.home import Home
 from ringrift_dagster.manifest.plane import HOSTS_VARIABLE, load_cluster
 from ringrift_dagster.manifest.store import Store, StoreError, default_url
+from ringrift_dagster.transfer.metrics import QueueCollector
 
 PATH = "/v1/inbox"
 BACK_OFF = (0.5, 60.0)
@@ -92,7 +93,10 @@ class HostEvents:
         self.outbox = Outbox(state / "events.db")
         self.delivered = Delivered(state / "delivered.db")
         self.failures: dict[str, str] = {}
-        self.counted = _Metrics(registry or CollectorRegistry(), self.outbox)
+        registry = registry or CollectorRegistry()
+        self.counted = _Metrics(registry, self.outbox)
+        if self.inbox is not None:
+            registry.register(QueueCollector(self.inbox.store))
         self._token = token
         self._poster = Poster()
         self._stopped = threading.Event()

@@ -5,14 +5,15 @@ What an agent itself transfers it counts itself: `node.metrics`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import sqlalchemy as sa
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from sqlalchemy.exc import SQLAlchemyError
 
 from ringrift_dagster.manifest.schema import breakers, link_limits, operations
-from ringrift_dagster.manifest.store import Store
+from ringrift_dagster.manifest.store import Store, StoreError
 from ringrift_dagster.transfer.model import Priority
 
 _OPEN = operations.c.finished_at.is_(None)
@@ -21,16 +22,22 @@ _OPEN = operations.c.finished_at.is_(None)
 class QueueCollector(Collector):
     """What is open, whom nobody asks, and what each link bears."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Callable[[], Store]) -> None:
         self._store = store
 
     def collect(self) -> Iterator[Metric]:
-        """One family after the other, all of one moment."""
-        with self._store.reading() as connection:
-            yield self._operations(connection)
-            yield self._oldest(connection)
-            yield self._breakers(connection)
-            yield from self._links(connection)
+        """One family after the other, all of one moment; when the manifest cannot be read, only that."""
+        readable = GaugeMetricFamily("ringrift_queue_readable", "Whether the manifest can be read.")
+        try:
+            with self._store().reading() as connection:
+                found = [
+                    self._operations(connection), self._oldest(connection), self._breakers(connection), *self._links(connection),
+                ]  # fmt: skip
+        except (StoreError, SQLAlchemyError):
+            found = []
+        readable.add_metric([], float(bool(found)))
+        yield readable
+        yield from found
 
     def _operations(self, connection: sa.Connection) -> Metric:
         family = GaugeMetricFamily("ringrift_queue_operations", "Open operations.", labels=["priority", "state"])

@@ -18,6 +18,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from ringrift_dagster.events.model import DataTransferFailed, EventType
+from ringrift_dagster.events.outgoing import publish
 from ringrift_dagster.manifest.schema import operations
 from ringrift_dagster.manifest.store import Store, Writer, in_batches
 from ringrift_dagster.transfer import turns
@@ -278,6 +280,7 @@ def cancel(store: Store, number: int, *, at: float) -> Operation:
         if row.finished_at is None:
             _end(writer.connection, number, State.CANCELLED, at, {"cause": "cancelled", "next_action": None})
             writer.note(at, "OPERATION_FAILED", row.target, operation=number, item=row.sha256.hex(), cause="cancelled")
+            _tell_failed(writer, row, "cancelled", None, None, at)
     return get(store, number)
 
 
@@ -296,6 +299,7 @@ def abandon(store: Store, numbers: Sequence[int], cause: str, detail: str, *, at
                     at, "OPERATION_FAILED", row.target, operation=row.id, what=row.kind, item=row.sha256.hex(),
                     priority=Priority(row.priority).name, attempts=row.attempts, **told,
                 )  # fmt: skip
+                _tell_failed(writer, row, cause, detail, told["next_action"], at)
                 ended += 1
     return ended
 
@@ -407,6 +411,15 @@ def _held(connection: Connection, owner: str, held: Iterable[Operation]) -> set[
 def _end(connection: Connection, number: int, state: State, at: float, values: Mapping[str, Any]) -> None:
     ended = {"state": state.value, "finished_at": at, **_NO_LEASE}
     connection.execute(sa.update(operations).where(operations.c.id == number).values({**ended, **values}))
+
+
+def _tell_failed(writer: Writer, row: Any, cause: str, detail: str | None, next_action: str | None, at: float) -> None:
+    """The event of an end that no run came to."""
+    failed = DataTransferFailed(
+        operation=row.id, host=row.target, sha256=row.sha256.hex(), cause=cause, kind=row.kind, detail=detail,
+        attempts=row.attempts, next_action=next_action, urgency=Priority(row.priority).name,
+    )  # fmt: skip
+    publish(writer, EventType.DATA_TRANSFER_FAILED, failed, at=at)
 
 
 def _set_free(

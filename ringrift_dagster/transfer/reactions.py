@@ -16,10 +16,10 @@ import sqlalchemy as sa
 from ringrift_dagster.events import model as told
 from ringrift_dagster.events.inbox import Told, handled, mark_handled
 from ringrift_dagster.events.model import EventType, Payload
-from ringrift_dagster.events.outgoing import publish
+from ringrift_dagster.events.outgoing import HOME, publish
 from ringrift_dagster.games.config import CONFIG_KEYS
 from ringrift_dagster.manifest.inventory import ItemType
-from ringrift_dagster.manifest.plane import Plane
+from ringrift_dagster.manifest.plane import HOME_LOCATION, Plane
 from ringrift_dagster.manifest.queries import Item, find_item, items_by_quality, items_of, where
 from ringrift_dagster.manifest.refresh import refresh
 from ringrift_dagster.manifest.schema import events, handled_events
@@ -39,7 +39,7 @@ SOON_SECONDS = 6 * 3600.0
 """A job that is to begin soon and does not gives its place up after so long."""
 CANDIDATES = 3
 """Items that a host is given when it says that it needs data."""
-REFRESH_SECONDS = 5.0
+REFRESH_SECONDS = 3.0
 """For an answer of the host that an event is about."""
 
 
@@ -312,11 +312,17 @@ def _job_ended(doing: _Doing) -> None:
 
 def _pressed(doing: _Doing) -> None:
     payload: told.Backpressure = doing.payload
+    if payload.host == HOME_LOCATION:
+        doing.done("our own word")  # who announced it has acted on it
+        return
     deferral.activate(doing.plane.store, payload.host, reason=payload.reason or payload.resource or "", at=doing.at)
     doing.done("LOW and COLD_STORAGE wait")
 
 
 def _released(doing: _Doing) -> None:
+    if doing.payload.host == HOME_LOCATION:
+        doing.done("our own word")
+        return
     standing = deferral.release(doing.plane.store, doing.payload.host, at=doing.at)
     doing.done("others still press" if standing.active else "nothing waits any more")
 
@@ -410,7 +416,9 @@ def _excused(verdict: Staleness) -> str:
 
 
 def _ask(doing: _Doing, host: str) -> None:
-    """Ask a host what it holds, now: what the event is about may be newer than the last answer."""
+    """Ask a host what it holds, now: what the event is about may be newer than the last answer. Our own word needs no asking."""
+    if doing.event.host == HOME:
+        return
     sources = [source for source in doing.plane.sources if source.location == host]
     if sources:
         refresh(doing.plane.store, sources, answer_seconds=REFRESH_SECONDS, again_seconds=0.1)

@@ -22,6 +22,7 @@ from ringrift_dagster.manifest.plane import Plane
 from ringrift_dagster.manifest.queries import unknown_hosts
 from ringrift_dagster.manifest.refresh import Refreshed
 from ringrift_dagster.transfer import collect, planner
+from ringrift_dagster.transfer.announcing import announce
 from ringrift_dagster.transfer.deferral import watch
 from ringrift_dagster.transfer.planner import Mark
 
@@ -63,6 +64,7 @@ def manifest_refresh_sensor(context: dg.SensorEvaluationContext, plane: PlaneRes
 def _told(context: dg.SensorEvaluationContext, plane: Plane, refreshed: Refreshed, told: str, mark: str) -> dg.SensorResult:
     after = _start(told, last_change(plane.store))
     changes = changes_since(plane.store, after, limit=MAX_CHANGES)
+    announce(plane.store, changes)
     requests = _requests(context.instance, changes)
     answered = f"{len(refreshed.outcomes) - len(refreshed.silent)} of {len(refreshed.outcomes)} locations answered"
     if refreshed.left:
