@@ -142,7 +142,7 @@ def print_manifest() -> None:
 
 
 def print_transfers(only: Sequence[str] = ()) -> None:
-    """Moving data; `python -m benchmarks transfer [large small fan_out queue live faults]` runs these alone."""
+    """Moving data; `python -m benchmarks transfer [large small fan_out queue live faults kills]` runs these alone."""
     from benchmarks import transfer
 
     print(f"{'moving data':58}{'here':>22}   beside")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -25,6 +26,7 @@ from statistics import median
 from ringrift_dagster.home import Home
 from ringrift_dagster.manifest.inventory import FoundItem
 from ringrift_dagster.manifest.plane import open_plane
+from ringrift_dagster.manifest.queries import readable_at
 from ringrift_dagster.manifest.store import Store
 from ringrift_dagster.transfer.agents import AgentClient
 from ringrift_dagster.transfer.coordinator import Coordinator
@@ -32,7 +34,7 @@ from ringrift_dagster.transfer.fetch import FetchFailed, fetch
 from ringrift_dagster.transfer.model import Offer, Order, OrderedItem, Priority, Progress, PullState, TransportName
 from ringrift_dagster.transfer.operations import Brought, Kind, State, Wanted
 from ringrift_dagster.transfer.part import PartFile
-from ringrift_dagster.transfer.queue import complete, get, lease, submit_all
+from ringrift_dagster.transfer.queue import complete, get, lease, listed, submit_all
 from ringrift_dagster.transfer.transports.http import HttpTransport
 from tests.agents import RunningAgent, running_agent
 from tests.ssh_servers import ssh_server
@@ -44,6 +46,8 @@ FILES, FILE_BYTES = 500, 200_000
 FAN_OUT, UPLINK = 256 * MB, 30.0
 QUEUED = 100_000
 FAULT_RUNS = 300
+KILLS = 200
+KILLED_LEASE_SECONDS = 2.0
 FINAL = (PullState.DONE, PullState.FAILED, PullState.CANCELLED)
 Rows = list[tuple[str, str, str]]
 _BROUGHT = Brought("http", "a", MB, 0.1)
@@ -451,9 +455,68 @@ def faults(root: Path) -> Rows:
     ]
 
 
+def kills(root: Path) -> Rows:
+    """The coordinator killed with -9 again and again, at random moments, while items are carried."""
+    count = KILLS * 4
+    for number in range(count):
+        path = root / f"a/data/sync_incoming/{number}.db"
+        database(path, 64 << 10, number + 1)
+        _named_by_hash(path)
+    home = Home(root / "home")
+    home.root.mkdir()
+    (root / "b").mkdir()
+    chance, killed = random.Random(11), 0
+    with ExitStack() as stack:
+        first = stack.enter_context(running_agent(root / "a", "a"))
+        second = stack.enter_context(running_agent(root / "b", "b"))
+        (home.root / "distributed_hosts.yaml").write_text(_hosts({"a": first.url, "b": second.url}))
+        items = holding(first, count)
+        with open_plane(home) as plane:
+            plane.refresh()
+        waiting = list(items)
+        while killed < KILLS:
+            with open_plane(home) as plane:
+                batch, waiting = waiting[:4], waiting[4:]
+                wanted = [Wanted(Kind.SYNC, held.found.sha256, "b", Priority.NORMAL, held.found.size) for held in batch]
+                submit_all(plane.store, wanted, at=time.time())
+            child = os.fork()
+            if not child:
+                _coordinate_until_killed(home)
+            time.sleep(chance.uniform(0.02, 0.4))
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            killed += 1
+        with open_plane(home) as plane:
+            time.sleep(KILLED_LEASE_SECONDS)
+            Coordinator(plane, "the last").run("b", seconds=300)
+            ended = listed(plane.store, states=list(State), limit=count * 2)
+            at_target = {name for name, item in readable_at(plane.store, "b")}
+            asked = second.source().read(None, 60).found
+    done = sum(each.state == State.DONE for each in ended)
+    held = {each.sha256 for each in asked}
+    lost = sum(each.found.sha256 not in held for each in items)
+    twice = len(ended) - len({each.sha256 for each in ended})
+    return [
+        (
+            f"coordinator killed {killed} times",
+            f"{done} of {count} done",
+            f"{lost} not at the target, {twice} twice, {len(at_target) - len(held)} recorded and not there",
+        )
+    ]
+
+
+def _coordinate_until_killed(home: Home) -> None:
+    """In a process of its own, forked before anything was opened; never returns."""
+    try:
+        with open_plane(home) as plane:
+            Coordinator(plane, f"coordinator {os.getpid()}", lease_seconds=KILLED_LEASE_SECONDS).run("b", seconds=60, idle=None)
+    finally:
+        os._exit(1)
+
+
 def run(only: Sequence[str] = ()) -> Iterator[tuple[str, str, str]]:
     """Rows of (figure, here, beside), as they are measured."""
-    for part in (large, small, fan_out, queue, live, faults):
+    for part in (large, small, fan_out, queue, live, faults, kills):
         if not only or part.__name__ in only:
             with tempfile.TemporaryDirectory() as directory:
                 yield from part(Path(directory))
