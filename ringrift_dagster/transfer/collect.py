@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from pathlib import PurePosixPath
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -27,19 +28,26 @@ from ringrift_dagster.transfer.targets import agent_hosts
 AT_ONCE = 200
 REST_SECONDS = 6 * 3600.0
 """What failed or was cancelled is not asked for again for so long."""
+PAUSE_SECONDS, EAGER_SECONDS = 600.0, 30.0
+"""A source comes home again after so long at the earliest; after a host's word that it played, sooner."""
+PAUSE_BYTES_A_SECOND = 5e6
+"""Large ones less often: on average no faster than this."""
 MAX_NAME = 150
 _ODD = re.compile(r"[^A-Za-z0-9._-]+")
 _USUAL = "data/games/"
 
 
 def cycle(store: Store, cluster: Cluster, *, at: float, host: str | None = None) -> list[int]:
-    """Ask for the games that the home lacks, of every host or of one; returns the operations' ids."""
+    """Ask for the games that the home lacks, of every host, or of one that has just played; returns the operations' ids."""
     found = wanted(store, cluster, at=at, host=host)
     return queue.submit_all(store, found, at=at) if found else []
 
 
 def wanted(store: Store, cluster: Cluster, *, at: float, host: str | None = None, limit: int = AT_ONCE) -> list[Wanted]:
-    """Sound game databases on hosts that were never brought home and are not on their way; none if no host has the home."""
+    """Sound game databases on hosts that were never brought home and are not on their way; none if no host has the home.
+
+    A source comes again only after a pause: a live database has a new snapshot every few minutes, and the whole of it is sent.
+    """
     if HOME_LOCATION not in agent_hosts(cluster):
         return []
     copy = (
@@ -65,7 +73,7 @@ def wanted(store: Store, cluster: Cluster, *, at: float, host: str | None = None
         .correlate(items)
     )
     query = (
-        sa.select(items.c.sha256, items.c.size, items.c.config)
+        sa.select(items.c.sha256, items.c.size)
         .where(items.c.type == ItemType.GAME_DB, items.c.soundness == Soundness.SOUND, items.c.games > 0)
         .where(on_host.exists(), ~copy.where(locations.c.name == HOME_LOCATION).exists(), ~asked.exists())
         .order_by(items.c.id)
@@ -73,12 +81,25 @@ def wanted(store: Store, cluster: Cluster, *, at: float, host: str | None = None
     )
     with store.reading() as connection:
         rows = connection.execute(query).all()
-    return [
-        Wanted(
-            Kind.SYNC, row.sha256.hex(), HOME_LOCATION, Priority.NORMAL, row.size, f"snapshot of {row.config or 'games'}, for home"
-        )
-        for row in rows
-    ]
+        lately = {row[0]: row[1] for row in connection.execute(_lately(at))}
+    names = source_names(store, [row.sha256.hex() for row in rows])
+    pause = PAUSE_SECONDS if host is None else EAGER_SECONDS
+    found = []
+    for row in rows:
+        sha256 = row.sha256.hex()
+        why = f"snapshot of {names.get(sha256, sha256)} for home"[:200]
+        if lately.get(why, float("-inf")) <= at - max(pause, row.size / PAUSE_BYTES_A_SECOND):
+            found.append(Wanted(Kind.SYNC, sha256, HOME_LOCATION, Priority.NORMAL, row.size, why))
+            lately[why] = at
+    return found
+
+
+def _lately(at: float) -> sa.Select[Any]:
+    """When each source was last brought home, or last asked for."""
+    when = sa.func.max(sa.func.coalesce(operations.c.finished_at, at))
+    alive = operations.c.state.not_in([State.FAILED.value, State.CANCELLED.value])
+    query = sa.select(operations.c.why, when).where(operations.c.target == HOME_LOCATION, alive, operations.c.why.is_not(None))
+    return query.group_by(operations.c.why)
 
 
 def source_names(store: Store, sha256s: Collection[str]) -> dict[str, str]:

@@ -15,7 +15,7 @@ import pytest
 from ringrift_dagster.games.database import describe
 from ringrift_dagster.home import Home
 from ringrift_dagster.manifest.plane import HOME_LOCATION, Plane, open_plane
-from ringrift_dagster.transfer.collect import cycle, source_names, wanted
+from ringrift_dagster.transfer.collect import PAUSE_SECONDS, cycle, source_names, wanted
 from ringrift_dagster.transfer.coordinator import Coordinator, Report
 from tests.agents import RunningAgent, running_agent
 
@@ -38,9 +38,9 @@ class Pair:
         self.plane.refresh()
         return {path.name: sum(describe(path).configs.values()) for path in self.plane.home.selfplay.glob("*.db")}
 
-    def carry(self) -> Report:
+    def carry(self, *, later: float = 0.0) -> Report:
         self.plane.refresh()
-        cycle(self.plane.store, self.plane.cluster, at=time.time())
+        cycle(self.plane.store, self.plane.cluster, at=time.time() + later)
         return Coordinator(self.plane, "test").run(HOME_LOCATION, seconds=60)
 
 
@@ -82,7 +82,8 @@ def test_a_database_that_grew_adds_what_is_new(pair: Pair, recorded: Callable[[s
     assert pair.games() == {"gpu-1.selfplay_square8_2p.db": 7}
     shutil.copyfile(recorded("canonical_square8_2p_mixed22"), live.with_suffix(".part"))
     live.with_suffix(".part").replace(live)
-    pair.carry()
+    assert pair.carry().rows == []  # it was here only just now
+    pair.carry(later=PAUSE_SECONDS)
     assert pair.games() == {"gpu-1.selfplay_square8_2p.db": 8}
 
 
