@@ -159,6 +159,15 @@ def print_events() -> None:
         print(f"{name:58}{value:>22}   {beside}", flush=True)
 
 
+def print_latency() -> None:
+    """From events to data; `python -m benchmarks latency` runs these alone."""
+    from benchmarks import latency
+
+    print(f"{'from a training start to its data, seconds':58}{'here':>22}   beside")
+    for name, value, beside in latency.run():
+        print(f"{name:58}{value:>22}   {beside}", flush=True)
+
+
 def _in_own_process(what: str) -> dict[str, Any]:
     ended = subprocess.run([sys.executable, "-m", "benchmarks", what], capture_output=True, text=True, check=True)
     return json.loads(ended.stdout)
@@ -174,6 +183,9 @@ def main() -> None:
             return
         if sys.argv[1] == "events":
             print_events()
+            return
+        if sys.argv[1] == "latency":
+            print_latency()
             return
         figures = large_export() if sys.argv[1] == "large" else measure(sys.argv[1])
         print(json.dumps(figures))
@@ -194,6 +206,8 @@ def main() -> None:
     print_transfers()
     print()
     print_events()
+    print()
+    print_latency()
 
 
 if __name__ == "__main__":

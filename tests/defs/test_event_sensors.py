@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -96,14 +97,31 @@ def test_an_event_that_comes_while_a_tick_waits_is_seen_at_once(
     declare(home, gpu_1=None)
     monkeypatch.setattr(sensors, "LONGEST_SECONDS", 30.0)
     monkeypatch.setattr(sensors, "WAIT_SECONDS", 30.0)
-    results: list[dg.SensorResult] = []
-    waiting = threading.Thread(target=lambda: results.append(look()))
-    waiting.start()
-    pause = threading.Event()
-    pause.wait(0.3)
+    later = threading.Timer(0.3, tell, (store, 1, "DATA_STALE"), {"config": "hex8_2p", "node_id": "gpu-1"})
+    later.start()
+    with sensors._watchers.another(30.0, 30.0):
+        result = look()
+    later.join()
+    assert len(told(result, dg.AssetObservation)) == 1
+
+
+def test_with_news_a_tick_stays_until_another_waits(home: Home, store: Store, look: Tick, monkeypatch: pytest.MonkeyPatch) -> None:
+    declare(home, gpu_1=None)
+    monkeypatch.setattr(sensors, "LONGEST_SECONDS", 30.0)
     tell(store, 1, "DATA_STALE", config="hex8_2p", node_id="gpu-1")
-    waiting.join(25)
-    assert len(results) == 1 and len(told(results[0], dg.AssetObservation)) == 1
+    with ExitStack() as stack:
+
+        def second() -> None:
+            tell(store, 2, "DATA_STALE", config="square8_2p", node_id="gpu-1")
+            stack.enter_context(sensors._watchers.another(30.0, 30.0))
+
+        later = threading.Timer(0.3, second)
+        later.start()
+        result = look()
+        later.join()
+    (seen,) = told(result, dg.AssetObservation)
+    assert seen.metadata["events"].value == 2
+    assert {request.partition_key for request in result.run_requests or []} == {"hex8_2p", "square8_2p"}
 
 
 def test_what_nobody_understood_is_a_yellow_check(home: Home, store: Store, look: Tick) -> None:

@@ -6,12 +6,13 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import dagster as dg
 
 from ringrift_dagster.cluster.hosts import HostsFileError
 from ringrift_dagster.defs.cluster.assets import observation, understood
+from ringrift_dagster.defs.cluster.watching import Watcher, Watchers
 from ringrift_dagster.defs.datasets.jobs import training_data_job
 from ringrift_dagster.defs.partitions import HOSTS
 from ringrift_dagster.defs.replication.assets import REPLICAS, metadata_of
@@ -30,7 +31,8 @@ from ringrift_dagster.transfer.reactions import CONSUMER, REACTED_TO, Reaction, 
 from ringrift_dagster.transfer.targets import agent_hosts
 
 WAIT_SECONDS = 25.0
-"""A tick waits so long for an event, and longer, up to LONGEST_SECONDS, while no other waits: somebody always does."""
+"""A tick waits so long for an event, and longer, up to LONGEST_SECONDS, while no other waits: somebody always does. Dagster begins
+ticks only every few seconds, so a tick with news stays as well until another is there."""
 LONGEST_SECONDS = 35.0
 """Dagster allows a tick 60 seconds, with what is done in the end."""
 POLL_SECONDS = 0.05
@@ -39,7 +41,7 @@ AGAIN_SECONDS = 5.0
 AT_ONCE = 100
 REACT_SECONDS = 6.0
 """After so long no further event is begun with: the next tick does."""
-POST_SECONDS = 4.0
+POST_SECONDS = 8.0
 """For giving CRITICAL work to agents at once, and seeing it through if it is quick; a run needs seconds to start."""
 POST_AT_ONCE = 8
 GIVE_UP_SECONDS = 3600.0
@@ -49,13 +51,10 @@ ASKED_SECONDS = 60.0
 EVENT_TAG = "ringrift/event"
 """Of a run of the pipeline: the last event that asked for it."""
 
-_turn = threading.Lock()
-"""Whoever reacts holds it."""
-_door = threading.Lock()
-_waiting: set[object] = set()
-"""The ticks that wait now; `_door` guards it."""
+_watchers = Watchers()
+_asking = threading.Lock()
 _asked: dict[str, float] = {}
-"""Runs that Dagster was asked for: the event's id to when. Whoever has `_door` uses it."""
+"""Runs that Dagster was asked for: the event's id to when. Whoever has `_asking` uses it."""
 
 
 def _events_sensor(name: str) -> dg.SensorDefinition:
@@ -86,54 +85,44 @@ def _tick(instance: dg.DagsterInstance, plane: Plane, cursor: int) -> dg.SensorR
     last = inbox.last_number(plane.store)
     cursor = cursor if cursor <= last else 0  # of another manifest
     exports = _exports(instance, plane.store)
-    done, last = ([], cursor) if exports else _wait_and_react(plane, cursor)
-    if not (done or exports):
-        return dg.SensorResult(skip_reason="nothing was told", cursor=str(last))
-    posted = _post(plane, {target for _, reaction in done for target in reaction.urgent})
-    return _result(instance, plane, done, posted, exports or _exports(instance, plane.store), last)
-
-
-def _wait_and_react(plane: Plane, cursor: int) -> tuple[list[tuple[Told, Reaction]], int]:
-    """What was told, as soon as something is, with what followed; and the event before which all were handled."""
-    began, me, pause = time.monotonic(), object(), threading.Event()
-    with _door:
-        _waiting.add(me)
-    try:
+    done: list[tuple[Told, Reaction]] = []
+    with ThreadPoolExecutor(POST_AT_ONCE) as threads, _watchers.another(WAIT_SECONDS, LONGEST_SECONDS) as watcher:
+        posting: list[Future[Report]] = []
         while True:
             last = inbox.last_number(plane.store)
-            done = _take_turn(plane, cursor, began + LONGEST_SECONDS)
-            again = time.monotonic() + AGAIN_SECONDS
-            while not (done or _may_leave(me, began)) and inbox.last_number(plane.store) == last and time.monotonic() < again:
-                pause.wait(POLL_SECONDS)
-            if done or me not in _waiting:
-                left = inbox.unhandled(plane.store, CONSUMER, REACTED_TO, after=cursor, limit=1)
-                return done, left[0].number - 1 if left else last
-    finally:
-        with _door:
-            _waiting.discard(me)
+            now = _take_turn(plane, cursor, watcher.deadline)
+            urgent = {target for _, reaction in now for target in reaction.urgent}
+            posting += [threads.submit(_post, plane, target) for target in sorted(urgent)]
+            done += now
+            if watcher.may_leave(has_news=bool(done or exports)):
+                break
+            if not now:
+                _wait_for_news(plane, last, watcher, has_news=bool(done or exports))
+        left = inbox.unhandled(plane.store, CONSUMER, REACTED_TO, after=cursor, limit=1)
+        cursor = left[0].number - 1 if left else last
+    if not (done or exports):
+        return dg.SensorResult(skip_reason="nothing was told", cursor=str(cursor))
+    posted = [each.result() for each in posting]
+    return _result(instance, plane, done, posted, [*exports, *_exports(instance, plane.store)], cursor)
 
 
-def _may_leave(me: object, began: float) -> bool:
-    """Whether a tick has waited for long enough. Of several, one leaves at a time."""
-    waited = time.monotonic() - began
-    if waited < WAIT_SECONDS:
-        return False
-    with _door:
-        if len(_waiting) > 1 or waited >= LONGEST_SECONDS:
-            _waiting.discard(me)
-        return me not in _waiting
+def _wait_for_news(plane: Plane, seen: int, watcher: Watcher, *, has_news: bool) -> None:
+    """Until something was told after a number, it is time to try again what failed, or to leave."""
+    again, pause = time.monotonic() + AGAIN_SECONDS, threading.Event()
+    while inbox.last_number(plane.store) == seen and time.monotonic() < again and not watcher.may_leave(has_news=has_news):
+        pause.wait(POLL_SECONDS)
 
 
 def _take_turn(plane: Plane, cursor: int, deadline: float) -> list[tuple[Told, Reaction]]:
     """React to what was told, if anything was and nobody else did meanwhile."""
     if not inbox.unhandled(plane.store, CONSUMER, REACTED_TO, after=cursor, limit=1):
         return []
-    if not _turn.acquire(timeout=max(deadline - time.monotonic(), 0.0)):
+    if not _watchers.turn.acquire(timeout=max(deadline - time.monotonic(), 0.0)):
         return []
     try:
         return _react(plane, inbox.unhandled(plane.store, CONSUMER, REACTED_TO, after=cursor, limit=AT_ONCE))
     finally:
-        _turn.release()
+        _watchers.turn.release()
 
 
 def _react(plane: Plane, waiting: Sequence[Told]) -> list[tuple[Told, Reaction]]:
@@ -158,17 +147,10 @@ def _react(plane: Plane, waiting: Sequence[Told]) -> list[tuple[Told, Reaction]]
     return done
 
 
-def _post(plane: Plane, targets: set[str]) -> list[Report]:
-    """Give the agents what is CRITICAL right now. Runs adopt what takes longer than a few seconds."""
-
-    def one(target: str) -> Report:
-        coordinator = Coordinator(plane, f"events {time.time_ns()} {target}"[:100])
-        return coordinator.run(target, (Priority.CRITICAL,), seconds=POST_SECONDS, idle=0.0)
-
-    if not targets:
-        return []
-    with ThreadPoolExecutor(min(len(targets), POST_AT_ONCE)) as threads:
-        return list(threads.map(one, sorted(targets)))
+def _post(plane: Plane, target: str) -> Report:
+    """Give an agent what is CRITICAL right now. A run adopts what takes longer than a few seconds."""
+    coordinator = Coordinator(plane, f"events {time.time_ns()} {target}"[:100])
+    return coordinator.run(target, (Priority.CRITICAL,), seconds=POST_SECONDS, idle=0.0)
 
 
 def _exports(instance: dg.DagsterInstance, store: Store) -> list[dg.RunRequest]:
@@ -197,7 +179,7 @@ def _exports(instance: dg.DagsterInstance, store: Store) -> list[dg.RunRequest]:
 def _ask_for(events: Sequence[str]) -> bool:
     """Whether Dagster is to be asked for a run now: not if it was a moment ago."""
     now = time.monotonic()
-    with _door:
+    with _asking:
         for event in [event for event, at in _asked.items() if now - at > ASKED_SECONDS]:
             del _asked[event]
         if any(event in _asked for event in events):
