@@ -94,7 +94,7 @@ def wanted(store: Store, cluster: Cluster, *, at: float, host: str | None = None
     return found
 
 
-def _lately(at: float) -> sa.Select[Any]:
+def _lately(at: float) -> sa.Select[*tuple[Any, ...]]:
     """When each source was last brought home, or last asked for."""
     when = sa.func.max(sa.func.coalesce(operations.c.finished_at, at))
     alive = operations.c.state.not_in([State.FAILED.value, State.CANCELLED.value])
