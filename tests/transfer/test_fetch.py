@@ -231,7 +231,7 @@ class TestWithoutATable:
         with BIG.part(tmp_path, table=False) as part, pytest.raises(FetchFailed) as failed:
             fetch(part, BIG.item(offers(servers), table=False), by_http(), Consent())
         assert failed.value.cause == "wrong_bytes"
-        assert sum(server.sent for server in servers) == 3 * BIG.size
+        assert counted(servers, 3 * BIG.size) == 3 * BIG.size
 
     def test_one_alone_gets_a_second_chance(self, tmp_path: Path, servers: list[FaultyServer]) -> None:
         servers[0].faults = Faults(flip=frozenset([5]))
@@ -274,7 +274,7 @@ def test_it_goes_on_where_it_ended(tmp_path: Path, servers: list[FaultyServer], 
     with BIG.part(tmp_path) as part:
         fetched = fetch(part, BIG.item(offers(servers[1:2])), by_http(), Consent())
         assert part.path.read_bytes() == BIG.data
-    assert fetched.bytes == servers[1].sent == BIG.size - there
+    assert fetched.bytes == counted(servers[1:2], BIG.size - there) == BIG.size - there
 
 
 class TestTime:
@@ -378,7 +378,7 @@ class TestOtherTransports:
             item = BIG.item([rsync("host-9"), *offers(servers[:1])])
             fetched = fetch(part, item, {TransportName.RSYNC: _Whole(die), **by_http()}, Consent())
             assert part.path.read_bytes() == BIG.data
-        assert servers[0].sent == BIG.size - 3 * CHUNK_SIZE
+        assert counted(servers[:1], BIG.size - 3 * CHUNK_SIZE) == BIG.size - 3 * CHUNK_SIZE
         assert outcomes(fetched)["host-9"].bytes == 3 * CHUNK_SIZE
         assert fetched.transport == TransportName.HTTP
 
