@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.live, pytest.mark.xdist_group("live")]
 
 CONFIG = "square8_3p"
 FAST, SLOW = "gpu-2", "gpu-3"
-SLOW_MB_S = 0.005
+SLOW_MB_S = 0.0015
 """What there is to send takes longer than a sensor sees it through."""
 STORY = """{ assetOrError(assetKey: {path: ["%s"]}) { ... on Asset { %s(limit: 100) {
   runId %s metadataEntries { label ... on MarkdownMetadataEntry { mdStr } } } } } }"""

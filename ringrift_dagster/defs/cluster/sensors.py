@@ -102,7 +102,7 @@ def _tick(instance: dg.DagsterInstance, plane: Plane, cursor: int) -> dg.SensorR
         cursor = left[0].number - 1 if left else last
     if not (done or exports):
         return dg.SensorResult(skip_reason="nothing was told", cursor=str(cursor))
-    posted = [each.result() for each in posting]
+    posted = [each.result() for each in posting if _went_well(each)]
     return _result(instance, plane, done, posted, [*exports, *_exports(instance, plane.store)], cursor)
 
 
@@ -151,6 +151,14 @@ def _post(plane: Plane, target: str) -> Report:
     """Give an agent what is CRITICAL right now. A run adopts what takes longer than a few seconds."""
     coordinator = Coordinator(plane, f"events {time.time_ns()} {target}"[:100])
     return coordinator.run(target, (Priority.CRITICAL,), seconds=POST_SECONDS, idle=0.0)
+
+
+def _went_well(posting: Future[Report]) -> bool:
+    """Whether an attempt to give an agent work came to its end; if not, runs do it."""
+    error = posting.exception()
+    if error is not None:
+        logging.getLogger(__name__).error("giving an agent what is urgent", exc_info=error)
+    return error is None
 
 
 def _exports(instance: dg.DagsterInstance, store: Store) -> list[dg.RunRequest]:
