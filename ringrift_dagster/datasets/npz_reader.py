@@ -263,8 +263,10 @@ class _Member:
 
     def __init__(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
         self._name = info.filename
+        self._left, self._crc, self._expected = info.file_size, 0, info.CRC
         try:
             self._stream = archive.open(info)
+            self._stream._expected_crc = None  # type: ignore[attr-defined] - it is checked here, with a faster CRC
             if info.compress_type == zipfile.ZIP_DEFLATED:
                 # The same inflation as zlib's, three times as fast.
                 self._stream._decompressor = zlib_ng.decompressobj(-15)  # type: ignore[attr-defined]
@@ -292,6 +294,10 @@ class _Member:
             raise CrcMismatch(f"{self._name}: {error}") from None
         if len(data) != count:
             raise CrcMismatch(f"{self._name} ends {count - len(data)} bytes early")
+        self._left -= count
+        self._crc = zlib_ng.crc32(data, self._crc)
+        if self._left <= 0 and self._crc != self._expected:
+            raise CrcMismatch(f"{self._name}: its bytes are not those that its CRC was made of")
         return data
 
 
