@@ -105,6 +105,7 @@ def test_what_was_acknowledged_is_handled_once_whatever_is_killed(cluster: LiveC
         (copy,) = (cluster.root / host / "data/training").glob("*.npz")
         assert file_sha256(copy) == file_sha256(NPZ)
         assert Counter(delivered(cluster, host)) == Counter(to_deliver(cluster, host))
+    cluster.services.wait_until_ready()
     runs = ask(cluster.services, RUNS)["runsOrError"]["results"]
     wanted = query(cluster, sa.select(handled_events.c.outcome).where(handled_events.c.consumer == f"export {UNKNOWN}"))
     assert len(wanted) == kinds["blocked"]
