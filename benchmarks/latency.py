@@ -16,7 +16,7 @@ import time
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median, quantiles
@@ -61,6 +61,7 @@ class Bench:
     base: Path
     newest: float
     made: int = 0
+    told: dict[str, int] = field(default_factory=dict)
 
     def training_set(self, base: Path | None = None) -> str:
         """Put a new one on the source; returns its hash once the manifest knows it."""
@@ -91,9 +92,14 @@ class Bench:
             seen[name] = time.perf_counter() - began
         until(lambda: host in self.cluster.places(sha256))
         seen["in the manifest"] = time.perf_counter() - began
-        until(lambda: any(each["payload"].get("sha256") == sha256 for each in delivered(self.cluster, host)))
+        until(lambda: self.is_told(host, sha256))
         seen["the host is told"] = time.perf_counter() - began
         return seen
+
+    def is_told(self, host: str, sha256: str) -> bool:
+        """Whether a host was told since it was asked last that an item lies there."""
+        news, self.told[host] = delivered(self.cluster, host, self.told.get(host, 0))
+        return any(each["type"] == "DATA_AVAILABLE" and each["payload"]["sha256"] == sha256 for each in news)
 
     def runs(self, host: str, repeats: int, base: Path | None = None) -> list[Timings]:
         return [self.start(host, self.training_set(base)) for _ in range(repeats)]
@@ -118,9 +124,11 @@ def until(look: Callable[[], object]) -> None:
         pause.wait(0.005)
 
 
-def delivered(cluster: LiveCluster, host: str) -> list[dict[str, Any]]:
-    with urllib.request.urlopen(f"{cluster.agents[host].url}/v1/events", timeout=10) as answer:
-        return [each["event"] for each in json.load(answer)["events"]]
+def delivered(cluster: LiveCluster, host: str, after: int) -> tuple[list[dict[str, Any]], int]:
+    """What the coordinator told a host after a place, and the place to go on from."""
+    with urllib.request.urlopen(f"{cluster.agents[host].url}/v1/events?after={after}", timeout=10) as answer:
+        told = json.load(answer)
+    return [each["event"] for each in told["events"]], told["last"]
 
 
 def bases(root: Path) -> tuple[Path, Path]:
