@@ -18,6 +18,8 @@ from typing import Any
 from ringrift_dagster.transfer.pieces import Pieces
 from ringrift_dagster.transfer.transports.protocol import TransportFailure
 
+MOST_BYTES_A_SECOND = (1 << 31) - 1
+"""A limit that libtorrent can express."""
 MAX_MEMBERS = 64
 """Torrents at once."""
 MAX_PEERS = 128
@@ -188,7 +190,7 @@ class Swarm:
         wanted.save_path, wanted.renamed_files = "/proc/self/fd", {0: str(descriptor)}
         wanted.flags = kinds.disable_dht | kinds.disable_lsd | kinds.disable_pex | kinds.apply_ip_filter | flags
         if download is not None:
-            wanted.download_limit = max(1, int(download))
+            wanted.download_limit = _limit(download)
         self.leave(pieces.sha256)
         with self._lock:
             if len(self._members) >= MAX_MEMBERS and not self._drop_oldest_seed():
@@ -295,6 +297,11 @@ def _libtorrent() -> Any:
     return libtorrent
 
 
+def _limit(bytes_a_second: float | None) -> int:
+    """As libtorrent takes it: 32 bits, 0 for none."""
+    return min(max(1, int(bytes_a_second)), MOST_BYTES_A_SECOND) if bytes_a_second else 0
+
+
 def _settings(host: str, port: int, upload: float | None, download: float | None) -> dict[str, Any]:
     return {
         "listen_interfaces": f"{f'[{host}]' if ':' in host else host}:{port}",
@@ -312,8 +319,8 @@ def _settings(host: str, port: int, upload: float | None, download: float | None
         "connections_limit": 500,
         "piece_extent_affinity": True,  # whole chunks of ours, 4 MiB, are finished before others are begun
         "rate_limit_ip_overhead": False,
-        "upload_rate_limit": max(1, int(upload)) if upload else 0,
-        "download_rate_limit": max(1, int(download)) if download else 0,
+        "upload_rate_limit": _limit(upload),
+        "download_rate_limit": _limit(download),
         "out_enc_policy": 2,
         "in_enc_policy": 2,
         "min_reconnect_time": 1,

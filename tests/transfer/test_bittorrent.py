@@ -101,6 +101,17 @@ def test_items_come_and_are_verified(
         assert part.path.read_bytes() == what.data
 
 
+def test_a_limit_beyond_what_the_library_can_express_is_none(swarms: Callable[..., Swarm], tmp_path: Path) -> None:
+    what, source, target = content(2 * CHUNK_SIZE), swarms(upload=1e12), swarms(download=1e12)
+    with opened(what, tmp_path) as (pieces, descriptor), agent(pieces) as server:
+        source.seed(pieces, descriptor, [peer(target)], 60)
+        given, into = offer(server, what, source), tmp_path / "into"
+        BitTorrentTransport(target, stall_seconds=20).fetch_whole(
+            what.item([given]), [given], into, bytes_a_second=1e11, cancelled=lambda: False, progress=lambda done: None
+        )
+        assert into.read_bytes() == what.data
+
+
 def test_everybody_who_has_it_makes_the_same_torrent(tmp_path: Path) -> None:
     what = content(2 * CHUNK_SIZE + 5)
     with opened(what, tmp_path) as (pieces, descriptor):
