@@ -18,8 +18,8 @@ from typing import Any
 from ringrift_dagster.transfer.pieces import Pieces
 from ringrift_dagster.transfer.transports.protocol import TransportFailure
 
-MOST_BYTES_A_SECOND = (1 << 31) - 1
-"""A limit that libtorrent can express."""
+MOST_BYTES_A_SECOND = 1 << 30
+"""No limit beyond that: libtorrent counts in 32 bits, and near their end it sends nothing."""
 MAX_MEMBERS = 64
 """Torrents at once."""
 MAX_PEERS = 128
@@ -298,8 +298,8 @@ def _libtorrent() -> Any:
 
 
 def _limit(bytes_a_second: float | None) -> int:
-    """As libtorrent takes it: 32 bits, 0 for none."""
-    return min(max(1, int(bytes_a_second)), MOST_BYTES_A_SECOND) if bytes_a_second else 0
+    """As libtorrent takes it: 0 for none."""
+    return max(1, int(bytes_a_second)) if bytes_a_second and bytes_a_second <= MOST_BYTES_A_SECOND else 0
 
 
 def _settings(host: str, port: int, upload: float | None, download: float | None) -> dict[str, Any]:
