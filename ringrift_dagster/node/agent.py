@@ -75,6 +75,7 @@ class Agent:
             coordinator=config.coordinator,
             home=config.home,
             token=config.token,
+            tree=config.root,
             registry=self.metrics.registry,
         )
 

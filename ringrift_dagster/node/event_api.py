@@ -110,6 +110,7 @@ class _Events:
 
     def _keep(self, delivery: Delivery) -> int:
         try:
+            self.events.note_models(delivery)
             return self.events.delivered.take(delivery, at=time.time())
         except ValueError as error:
             raise Refused(400, "bad_request", str(error)) from None

@@ -12,6 +12,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,17 @@ from sqlalchemy.exc import SQLAlchemyError
 from ringrift_dagster.cluster.hosts import HostsFileError
 from ringrift_dagster.cluster.topology import Cluster
 from ringrift_dagster.events import inbox
-from ringrift_dagster.events.delivered import Delivered
+from ringrift_dagster.events.delivered import Delivered, Delivery
 from ringrift_dagster.events.delivery import Addresses, Deliverer
 from ringrift_dagster.events.inbox import OutOfOrder, Receipt
+from ringrift_dagster.events.model import Event, EventType
 from ringrift_dagster.events.outbox import Batch, Outbox
 from ringrift_dagster.events.posting import Poster, PostFailed
 from ringrift_dagster.events.webhooks import configured
 from ringrift_dagster.home import Home
 from ringrift_dagster.manifest.plane import HOSTS_VARIABLE, load_cluster
 from ringrift_dagster.manifest.store import Store, StoreError, default_url
+from ringrift_dagster.models.manifest import Current, note
 from ringrift_dagster.transfer.metrics import QueueCollector
 
 PATH = "/v1/inbox"
@@ -74,7 +77,8 @@ class Inbox:
 class HostEvents:
     """What an agent has to do with events. Use as a context manager to have them pushed and delivered.
 
-    `coordinator` is the URL of the agent with the inbox; where `home` is given, the inbox is here. With neither, events wait.
+    `coordinator` is the URL of the agent with the inbox; where `home` is given, the inbox is here. With neither, events wait. The
+    host's model manifest is kept in `tree`.
     """
 
     def __init__(
@@ -85,10 +89,12 @@ class HostEvents:
         coordinator: str | None = None,
         home: Path | None = None,
         token: str | None = None,
+        tree: Path | None = None,
         registry: CollectorRegistry | None = None,
     ) -> None:
         self.name = name
         self.coordinator = coordinator
+        self._tree = tree
         self.inbox = Inbox(home) if home is not None else None
         self.outbox = Outbox(state / "events.db")
         self.delivered = Delivered(state / "delivered.db")
@@ -133,6 +139,18 @@ class HostEvents:
             "acknowledged_at": waiting.acknowledged_at,
             "failures": sorted(self.failures.values()),
         }
+
+    def note_models(self, delivery: Delivery) -> None:
+        """Keep this host's model manifest: what was promoted is current from now on. Raises OSError."""
+        for told in delivery.events:
+            if told.get("type") == EventType.MODEL_PROMOTED and self._tree is not None:
+                with suppress(ValidationError):
+                    event = Event.model_validate(told)
+                    payload: Any = event.payload
+                    current = Current(
+                        sha256=payload.sha256, promoted_at=event.at, file=payload.path, elo=payload.elo, model=payload.model
+                    )
+                    note(self._tree, payload.config, current)
 
     def _senders(self) -> list[Callable[[bytes], Receipt]]:
         """How a batch gets to the inbox; empty if nobody said where that is."""

@@ -28,6 +28,7 @@ from ringrift_dagster.manifest.store import Store
 from ringrift_dagster.transfer import collect, deferral, planner, queue, rules
 from ringrift_dagster.transfer.model import Priority
 from ringrift_dagster.transfer.operations import Kind, Wanted
+from ringrift_dagster.transfer.placement import file_name
 from ringrift_dagster.transfer.rules import Rule
 
 CONSUMER = "reactions"
@@ -275,8 +276,11 @@ def _exported(doing: _Doing) -> None:
 
 
 def _model_promoted(doing: _Doing) -> None:
-    """Every host gets it, and it takes the place of the config's former model."""
+    """Every host gets it, and is told that it takes the place of the config's former model."""
     payload: told.ModelPromoted = doing.payload
+    if doing.event.host == HOME:
+        doing.done("our own word")
+        return
     item = _model(doing.plane, payload)
     if item is None:
         _ask(doing, payload.host)
@@ -286,6 +290,9 @@ def _model_promoted(doing: _Doing) -> None:
         return
     doing.keep(rules.promoted_model(payload.config, item.sha256, at=doing.at))
     _plan(doing)
+    suffix = next((PurePosixPath(copy.path).suffix for copy in where(doing.plane.store, item.sha256).copies), "")
+    current = payload.model_copy(update={"sha256": item.sha256, "path": file_name(item, suffix)})
+    doing.tell(EventType.MODEL_PROMOTED, current, *(host.name for host in doing.plane.cluster.active_hosts if host.root))
     doing.done(f"{item.sha256[:12]} goes to every host: {len(doing.reaction.operations)} operations")
 
 

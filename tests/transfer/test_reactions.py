@@ -12,9 +12,9 @@ import pytest
 import sqlalchemy as sa
 
 from ringrift_dagster.events.adapters import adapt
-from ringrift_dagster.events.inbox import Told, handled, unhandled
+from ringrift_dagster.events.inbox import Told, handled, last_number, receive, unhandled
 from ringrift_dagster.events.model import EventType
-from ringrift_dagster.events.outgoing import publish
+from ringrift_dagster.events.outbox import Batch, Entry
 from ringrift_dagster.home import Home
 from ringrift_dagster.manifest import overrides
 from ringrift_dagster.manifest.inventory import Disk, ItemType
@@ -29,6 +29,7 @@ from tests.manifest.telling import digest_of, item, tell
 
 NOW = time.time()
 HOUR = 3600.0
+EPOCH = "00000000-0000-4000-8000-000000000001"
 NPZ = "data/training/hex8_2p.npz"
 HOSTS = """
 sync_routing: {replication_target: 1}
@@ -66,9 +67,10 @@ def happens(plane: Plane) -> Callable[..., Reaction]:
 
 def tell_event(plane: Plane, type: str, **fields: Any) -> Told:
     event = adapt({"type": type, **fields}, host="gpu-1", at=NOW)
-    with plane.store.writing() as writer:
-        number = publish(writer, event.type, event.payload, at=NOW)
-    return next(each for each in unhandled(plane.store, CONSUMER, REACTED_TO) if each.number == number)
+    sequence = last_number(plane.store) + 1
+    entry = Entry(sequence=sequence, event=event.model_dump(mode="json"))
+    receive(plane.store, Batch(host="gpu-1", epoch=EPOCH, floor=sequence - 1, entries=(entry,)), at=NOW)
+    return next(each for each in unhandled(plane.store, CONSUMER, REACTED_TO) if each.event.id == event.id)
 
 
 def hold(plane: Plane, host: str, content: str = "good", *, age: float = HOUR, path: str = NPZ, **facts: Any) -> str:
@@ -211,6 +213,8 @@ def test_a_promoted_model_goes_to_every_host(plane: Plane, happens: Callable[...
     happens("MODEL_PROMOTED", config_key="hex8_2p", model_path=f"/home/ubuntu/ringrift/ai-service/{path}", node_id="gpu-1")
     assert {(sha256, target) for sha256, target, _ in wanted(plane)} >= {(model, "gpu-2"), (model, "main")}
     assert [rule.sha256 for rule in rules.stored(plane.store)] == [model]
+    promoted = [each for each in said(plane, EventType.MODEL_PROMOTED) if each["to"]]
+    assert [(each["sha256"], each["to"]) for each in promoted] == [(model, ["host gpu-1", "host gpu-2", "host main"])]
 
 
 def test_leases_at_a_host_that_is_gone_are_returned(plane: Plane, happens: Callable[..., Reaction]) -> None:
