@@ -117,6 +117,17 @@ def root_of(agent: Agent, name: str) -> Root:
     return agent.roots[name]
 
 
+def chunk_table_of(agent: Agent, sha256: str) -> bytes | None:
+    """The chunk table of an item in any of the agent's roots; None if no root that is there knows it."""
+    for root in agent.roots.values():
+        try:
+            if root.asked and (table := root.tree.chunk_table(sha256)) is not None:
+                return table
+        except NoAnswer:
+            continue
+    return None
+
+
 def open_object(agent: Agent, sha256: str) -> Opened:
     """The file of any root that holds this content; its descriptor is the caller's to close. Blocks.
 

@@ -17,10 +17,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ringrift_dagster.manifest.inventory import NoAnswer, Sha256
+from ringrift_dagster.manifest.inventory import Sha256
 from ringrift_dagster.manifest.sources.tree import Opened
 from ringrift_dagster.node.agent import Agent
-from ringrift_dagster.node.http import Refused, json_answer, model_answer, open_object, parse, read_body, sha256_of
+from ringrift_dagster.node.http import Refused, chunk_table_of, json_answer, model_answer, open_object, parse, read_body, sha256_of
 from ringrift_dagster.transfer.pieces import NotTheItem, Pieces, compute
 from ringrift_dagster.transfer.swarm import MAX_PEERS, Full, Peer, Swarm, parse_peers
 
@@ -129,16 +129,7 @@ class _Face:
             os.close(opened.descriptor)
 
     def _compute(self, opened: Opened) -> Pieces:
-        return compute(opened.descriptor, opened.sha256, opened.size, self._chunk_table(opened.sha256))
-
-    def _chunk_table(self, sha256: str) -> bytes | None:
-        for root in self.agent.roots.values():
-            try:
-                if root.asked and (table := root.tree.chunk_table(sha256)) is not None:
-                    return table
-            except NoAnswer:
-                continue
-        return None
+        return compute(opened.descriptor, opened.sha256, opened.size, chunk_table_of(self.agent, opened.sha256))
 
 
 class _Remembered:

@@ -16,10 +16,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError, TimeoutError
 
-from ringrift_dagster.manifest.inventory import CHUNK_DIGEST_BYTES, CHUNK_SIZE, Bytes, NoAnswer, Sha256
+from ringrift_dagster.manifest.inventory import CHUNK_DIGEST_BYTES, CHUNK_SIZE, Bytes, Sha256
 from ringrift_dagster.manifest.sources.tree import Opened
 from ringrift_dagster.node.agent import Agent
-from ringrift_dagster.node.http import Refused, json_answer, open_object, parse, read_body
+from ringrift_dagster.node.http import Refused, chunk_table_of, json_answer, open_object, parse, read_body
 from ringrift_dagster.transfer.model import Text
 
 UPLOADS_AT_ONCE = 8
@@ -72,22 +72,15 @@ def _upload(agent: Agent, pool: urllib3.PoolManager, order: UploadOrder) -> str:
     try:
         if order.start + order.length > opened.size:
             raise Refused(400, "bad_request", f"the object has {opened.size} bytes")
-        body = _verified(agent, opened, _chunk_table(agent, order.sha256), order.start, order.start + order.length)
+        table = chunk_table_of(agent, order.sha256)
+        if table is None:
+            raise _Changed
+        body = _verified(agent, opened, table, order.start, order.start + order.length)
         return _put(pool, order, body)
     except _Changed:
         raise Refused(410, "gone", "the content changed since it was hashed") from None
     finally:
         os.close(opened.descriptor)
-
-
-def _chunk_table(agent: Agent, sha256: str) -> bytes:
-    for root in agent.roots.values():
-        try:
-            if root.asked and (table := root.tree.chunk_table(sha256)) is not None:
-                return table
-        except NoAnswer:
-            continue
-    raise _Changed
 
 
 def _verified(agent: Agent, opened: Opened, table: bytes, start: int, end: int) -> Iterator[bytes]:
