@@ -27,9 +27,10 @@ from ringrift_dagster.transfer.fetch import Control, Fetched, FetchFailed, fetch
 from ringrift_dagster.transfer.model import ItemProgress, OfferOutcome, OrderedItem, PullState, TransportName
 from ringrift_dagster.transfer.part import Held, PartFile, disk_cause
 from ringrift_dagster.transfer.placement import Unplaceable, place
-from ringrift_dagster.transfer.publish import Arrival, NotPublished, Published, make_folder, publish_many
+from ringrift_dagster.transfer.publish import Arrival, Folders, NotPublished, Published, publish_many
 from ringrift_dagster.transfer.transports.http import HttpTransport
 from ringrift_dagster.transfer.transports.protocol import TransportFailure
+from ringrift_dagster.transfer.watch import TELL_SECONDS
 
 NEXT_ACTIONS = {
     "no_source": "bring a location back that holds it, then order it again",
@@ -110,12 +111,13 @@ class Bringer:
         attempts = [_Attempt(wish) for wish in wishes]
         missing = root.check()
         known = set() if missing is not None else _known(root, attempts)
+        folders = Folders(root.tree.root)
         with ExitStack() as opened:
             for attempt in attempts:
                 with _ending(attempt):
                     if missing is not None:
                         raise _Ended(failed(attempt.item, "disk_error", f"{missing.code}: {missing.detail}"))
-                    self._begin(root, attempt, attempt.item.sha256 in known, opened)
+                    self._begin(root, attempt, attempt.item.sha256 in known, folders, opened)
             if len(attempts) > 1:
                 self._bundles(attempts)
             for attempt in attempts:
@@ -135,7 +137,7 @@ class Bringer:
             if _part_path(target.parent, item).exists():
                 PartFile.open(target.parent, item.name, item.sha256, item.size, None).discard()
 
-    def _begin(self, root: Root, attempt: _Attempt, known: bool, opened: ExitStack) -> None:
+    def _begin(self, root: Root, attempt: _Attempt, known: bool, folders: Folders, opened: ExitStack) -> None:
         """Everything up to the first byte. `known`: the root may have it."""
         item = attempt.item
         here = _held(root, item) if known else None
@@ -144,7 +146,7 @@ class Bringer:
         attempt.path = place(root.kind, root.tree.layout, item)
         if here is None and not item.merge:
             _look_at(root, item, attempt.path)
-        folder = make_folder(root.tree.root, attempt.path)
+        folder = folders.make(attempt.path)
         floor = max(self._min_free_bytes, attempt.wish.keep_free)
         size = item.size * (MERGE_ROOM if item.merge else 1)
         opened.enter_context(self._room.taken(folder, _part_path(folder, item), size, floor))
@@ -276,18 +278,26 @@ def _fill_from_here(part: PartFile, descriptor: int) -> None:
 
 def _bundle(transport: HttpTransport, base: str, location: str, group: dict[str, _Attempt]) -> None:
     """Raises TransportFailure when the answer breaks off; what came before that counts."""
-    began = time.monotonic()
+    began = told = time.monotonic()
+    news: list[_Attempt] = []
     for sha256, size, reader in transport.fetch_bundle(base, list(group)):
         attempt = group[sha256]
         if not attempt.wish.control.wait_turn() or size is None or size != attempt.item.size or attempt.part is None:
             continue
         attempt.wish.control.take(location, size)
         data = reader.read()
-        if hashlib.sha256(data).hexdigest() == sha256 and attempt.part.put(0, data):
-            seconds, began = time.monotonic() - began, time.monotonic()
+        whole = hashlib.sha256(data)
+        if whole.hexdigest() == sha256 and attempt.part.put(0, data, whole):
+            now = time.monotonic()
+            seconds, began = now - began, now
             outcome = OfferOutcome(location=location, transport=TransportName.HTTP, bytes=size, seconds=seconds)
             attempt.fetched = Fetched(TransportName.HTTP, location, size, 0, 0, seconds, (outcome,), ())
-            attempt.wish.control.progress(size, TransportName.HTTP, location, 0)
+            news.append(attempt)
+            if now - told >= TELL_SECONDS:
+                for each in news:
+                    each.wish.control.progress(each.item.size, TransportName.HTTP, location, 0)
+                told = now
+                news.clear()
 
 
 def _done(attempt: _Attempt, published: Published) -> ItemProgress:

@@ -12,7 +12,7 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,11 +156,12 @@ class PullStore:
         for number, head, version, received_at in rows:
             yield OpenOrder(number, Head.model_validate_json(head), version, received_at, self._items(number))
 
-    def item(self, number: int, position: int) -> OrderedItem:
-        """One item, with its chunk table as long as its order is open."""
-        ((item, chunks),) = self._rows("SELECT item, chunks FROM items WHERE number = ? AND position = ?", number, position)
-        whole = OrderedItem.model_validate_json(item)
-        return whole if chunks is None else whole.model_copy(update={"chunks": chunks.decode()})
+    def items(self, number: int, positions: Sequence[int]) -> list[OrderedItem]:
+        """Items of an order, each with its chunk table as long as its order is open."""
+        query = "SELECT item, chunks FROM items WHERE number = ? AND position = ?"
+        with self._lock, _as_os_error(self._path):
+            rows = [self._connection.execute(query, (number, position)).fetchone() for position in positions]
+        return [_ordered(item, chunks) for item, chunks in rows]
 
     def record(self, changes: Iterable[tuple[int, int, ItemProgress]], orders: Iterable[tuple[int, Progress]] = ()) -> None:
         """Write down in one transaction how items (order's number, position) stand, and orders that ended by that."""
@@ -277,6 +278,11 @@ class PullStore:
 def waiting(item: OrderedItem | ItemProgress) -> ItemProgress:
     """How an item stands before anything was done about it."""
     return ItemProgress(sha256=item.sha256, size=item.size, state=PullState.WAITING)
+
+
+def _ordered(item: str, chunks: bytes | None) -> OrderedItem:
+    whole = OrderedItem.model_validate_json(item)
+    return whole if chunks is None else whole.model_copy(update={"chunks": chunks.decode()})
 
 
 def _digest(order: Order) -> bytes:

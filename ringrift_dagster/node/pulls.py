@@ -159,6 +159,7 @@ class Pulls:
         self._holders: dict[tuple[str, str], _Task] = {}
         self._unsaved: list[_Item] = []
         self._stopping = False
+        self._ending = threading.Event()
         self._housekeeper = threading.Thread(target=self._keep_house, name="pulls", daemon=True)
 
     def __enter__(self) -> Pulls:
@@ -169,6 +170,7 @@ class Pulls:
         """What is under way stops where it is, and goes on after the next start."""
         with self._changed:
             self._stopping = True
+            self._ending.set()
             self._changed.notify_all()
             threads = [task.thread for task in self._tasks if task.thread is not None]
         deadline = time.monotonic() + STOP_SECONDS
@@ -334,7 +336,8 @@ class Pulls:
             return [failed(item.progress, "unplaceable", f"there is no root {order.root}") for item in task.items]
         if store is None:
             return [failed(item.progress, "cancelled", "") for item in task.items]
-        wishes = [Wish(store.item(order.number, item.position), order.keep_free, _Control(self, task, item)) for item in task.items]
+        ordered = store.items(order.number, [item.position for item in task.items])
+        wishes = [Wish(each, order.keep_free, _Control(self, task, item)) for each, item in zip(ordered, task.items, strict=True)]
         results = self._bringer.bring(root, wishes)
         for item, result in zip(task.items, results, strict=True):
             if item.cancelled and result.state == PullState.CANCELLED:
@@ -372,7 +375,7 @@ class Pulls:
     def _clean(self, store: PullStore, item: _Item) -> None:
         """Also without the lock."""
         if (root := self._roots.get(item.order.root)) is not None:
-            self._bringer.clean(root, store.item(item.order.number, item.position))
+            self._bringer.clean(root, *store.items(item.order.number, [item.position]))
 
     def _keep_house(self) -> None:
         """A thread: without the lock."""
@@ -387,8 +390,7 @@ class Pulls:
                         pruned = time.monotonic()
             except NoAnswer as refusal:
                 _log.debug("pulls cannot be remembered: %s", refusal)
-            with self._changed:
-                self._changed.wait_for(lambda: self._stopping, HOUSEKEEPING_SECONDS)
+            self._ending.wait(HOUSEKEEPING_SECONDS)
 
     def _prune(self, store: PullStore) -> None:
         """Without the lock."""

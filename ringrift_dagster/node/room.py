@@ -14,7 +14,11 @@ class NoRoom(Exception):
     """The disk would fall below what has to stay free. The text says the numbers."""
 
 
-@dataclass(frozen=True, eq=False)
+SMALL_BYTES = 1 << 20
+"""Of what is smaller nobody looks how much has come: many of them come together, and all of it counts until they are there."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class _Coming:
     device: int
     part: Path
@@ -22,6 +26,8 @@ class _Coming:
 
     def missing(self) -> int:
         """Bytes that are not on the disk yet."""
+        if self.size < SMALL_BYTES:
+            return self.size
         try:
             return max(0, self.size - os.stat(self.part, follow_symlinks=False).st_blocks * 512)  # noqa: PTH116
         except OSError:

@@ -149,15 +149,18 @@ class PartFile:
         with self._changed:
             return [index for index, mark in enumerate(self._marks) if not mark]
 
-    def put(self, index: int, data: memoryview | bytes) -> bool:
-        """Write a whole chunk; False when it is wrong, and then nothing was written. Raises OSError."""
+    def put(self, index: int, data: memoryview | bytes, sha256: hashlib._Hash | None = None) -> bool:
+        """Write a whole chunk; False when it is wrong, and then nothing was written. Raises OSError.
+
+        `sha256`: of the whole item, if it was hashed already and this is its only chunk.
+        """
         if len(data) != self.length(index):
             return False
         if self._chunks is not None and not self.is_right(index, blake3(data).digest()):
             return False
         if not self._marks[index]:
             self.write_at(index * CHUNK_SIZE, data)
-            self.mark(index, hashlib.sha256(data) if self.chunk_count == 1 else None)
+            self.mark(index, (sha256 or hashlib.sha256(data)) if self.chunk_count == 1 else None)
         return True
 
     def writer(self, index: int) -> ChunkWriter:
@@ -213,7 +216,8 @@ class PartFile:
     def discard(self) -> None:
         """Remove part and map, as far as they are there, and close."""
         self.path.unlink(missing_ok=True)
-        self._map_path.unlink(missing_ok=True)
+        if self.chunk_count > 1:
+            self._map_path.unlink(missing_ok=True)
         self.close()
 
     def __enter__(self) -> PartFile:

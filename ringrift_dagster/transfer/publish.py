@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Protocol, TypeVar
 
@@ -110,7 +111,7 @@ class _Checked:
     def source(self) -> Path:
         return self.arrival.part.path
 
-    @property
+    @cached_property
     def target(self) -> Path:
         return self.folder / PurePosixPath(self.arrival.path).name
 
@@ -133,7 +134,8 @@ def publish(part: Part, item: OrderedItem, root: Path, path: str, *, fsync: bool
 
 def publish_many(arrivals: Sequence[Arrival], root: Path, *, fsync: bool = True) -> list[Published | NotPublished]:
     """The same for many, in order; each folder is brought to disk once."""
-    checked = [_attempt(lambda each: _check(each, root), arrival) for arrival in arrivals]
+    placing = Folders(root)
+    checked = [_attempt(lambda each: _check(each, placing), arrival) for arrival in arrivals]
     with ThreadPoolExecutor(_SYNC_THREADS) as pool:  # many small files reach the disk together
         checked = list(pool.map(lambda each: _attempt(lambda one: _to_disk(one, fsync), each), checked))
     folders = sorted({each.folder for each in checked if isinstance(each, _Checked)})
@@ -172,6 +174,23 @@ def make_folder(root: Path, path: str) -> Path:
     return Path(at)
 
 
+class Folders:
+    """The same for many paths below one root: each folder is looked at once."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._known: dict[str, Path] = {}
+
+    def make(self, path: str) -> Path:
+        """See `make_folder`."""
+        parent, _, name = path.rpartition("/")
+        if name in ("", ".", ".."):
+            return make_folder(self._root, path)
+        if parent not in self._known:
+            self._known[parent] = make_folder(self._root, path)
+        return self._known[parent]
+
+
 def _enter(top: str, folder: str, name: str) -> str:
     wanted = os.path.join(folder, name)  # noqa: PTH118
     real = os.path.realpath(wanted)
@@ -199,12 +218,12 @@ def _attempt(work: Callable[[_In], _Out], given: _In | NotPublished) -> _Out | N
         return NotPublished(disk_cause(error), f"{error.filename or ''}: {error.strerror or error}".lstrip(": "))
 
 
-def _check(arrival: Arrival, root: Path) -> _Checked:
+def _check(arrival: Arrival, placing: Folders) -> _Checked:
     """Whether the bytes are the right ones, and what their type wants. Reads only, but makes the folder."""
     part, item = arrival.part, arrival.item
     if part.digest() != item.sha256:
         raise NotPublished("wrong_bytes", f"what came is not {item.sha256}")
-    folder = make_folder(root, arrival.path)
+    folder = placing.make(arrival.path)
     try:
         hashed = _hashed(part.path, item)
     except InFlux:
@@ -346,9 +365,10 @@ def _check_triggers(part: Path) -> None:
 
 def _set_logs_aside(database: Path) -> None:
     """What is left of a database that stood there is never applied to this one, and never deleted."""
+    name = str(database)
     for suffix in LOG_SUFFIXES:
-        log = Path(f"{database}{suffix}")
-        if os.path.lexists(log):
+        if os.path.lexists(f"{name}{suffix}"):
+            log = Path(f"{name}{suffix}")
             aside = Path(f"{log}.stale-{time.time_ns()}")
             _rename(log, aside)
             _log.warning("%s lay beside no database and is now %s", log, aside.name)

@@ -51,7 +51,7 @@ def test_an_order_is_the_same_after_a_restart(tmp_path: Path) -> None:
         assert (again.head.id, again.head.priority, again.head.root, again.head.outbound) == ("a", 0, "tree", {"gpu-1": 5.0})
         assert [progress.state for progress in again.progress] == [PullState.WAITING, PullState.DONE, PullState.WAITING]
         assert (again.version, again.received_at) == (1 + VERSIONS_A_START, 100.0)
-        assert [store.item(again.number, position) for position in range(3)] == list(given.items)
+        assert store.items(again.number, range(3)) == list(given.items)
         assert store.add(given, at=200.0) is None
         with pytest.raises(Conflict):
             store.add(order("a", 1, 2), at=200.0)
@@ -66,7 +66,7 @@ def test_the_chunk_tables_of_what_ended_are_not_kept(tmp_path: Path) -> None:
         number = store.add(given, at=0.0)
         assert number is not None
         end(store, number, given, [PullState.FAILED, PullState.DONE], 5.0)
-        assert [store.item(number, position).chunks for position in range(2)] == [None, None]
+        assert [item.chunks for item in store.items(number, range(2))] == [None, None]
         assert list(store.open_orders()) == []
         told = store.progress("a")
         assert told is not None
