@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from ringrift_dagster.home import Home
 from ringrift_dagster.manifest import schema
@@ -133,6 +133,13 @@ class Store:
                 self._readers.append(held)
         return held.dbapi_connection
 
+    def forget_reader(self) -> None:
+        """This thread's own connection was lost: the next question makes another."""
+        held, self._local.held = self._local.held, None
+        with self._lock:
+            self._readers.remove(held)
+        held.close()
+
 
 class Writer:
     """A transaction that writes. `revision` is what rows written in it carry."""
@@ -150,12 +157,13 @@ class Writer:
         constants = {name: value for name, value in compiled.params.items() if value is not None}
         given = [{**constants, **row} for row in rows] if constants else rows
         sql, order = str(compiled), compiled.positiontup
-        if order is not None:
-            self._cursor().executemany(sql, [tuple([row[name] for name in order]) for row in given])
-        elif isinstance(statement, sa.Insert):
-            self._insert_columns(statement.table, sql, given)
-        else:
-            self._cursor().executemany(sql, given)
+        with _as_sqlalchemy(self.connection.engine, sql):
+            if order is not None:
+                self._cursor().executemany(sql, [tuple([row[name] for name in order]) for row in given])
+            elif isinstance(statement, sa.Insert):
+                self._insert_columns(statement.table, sql, given)
+            else:
+                self._cursor().executemany(sql, given)
 
     def _insert_columns(self, table: Any, sql: str, given: Sequence[Mapping[str, Any]]) -> None:
         """Insert all rows with one statement, an array a column: PostgreSQL spends more on a statement than on a row."""
@@ -172,9 +180,11 @@ class Writer:
         compiled = statement.compile(dialect=self.connection.dialect, compile_kwargs={"render_postcompile": True})
         order = compiled.positiontup
         given = compiled.params if order is None else [compiled.params[name] for name in order]
-        cursor = self._cursor()
-        cursor.execute(str(compiled), given)
-        return cursor.fetchall()
+        sql = str(compiled)
+        with _as_sqlalchemy(self.connection.engine, sql):
+            cursor = self._cursor()
+            cursor.execute(sql, given)
+            return cursor.fetchall()
 
     def _cursor(self) -> Any:
         """A cursor of the driver, within this transaction."""
@@ -203,10 +213,19 @@ class Prepared:
         self._constants = {name: value for name, value in compiled.params.items() if value is not None}
 
     def rows(self, values: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
-        """All rows, as the driver gives them."""
+        """All rows, as the driver gives them. A connection that was lost meanwhile is made anew. Raises SQLAlchemyError."""
         bound = {**self._constants, **values} if self._constants else values
         given = bound if self._order is None else [bound[name] for name in self._order]
-        return self._store.reader().execute(self._sql, given).fetchall()
+        engine, store = self._store.engine, self._store
+        with _as_sqlalchemy(engine, self._sql):
+            reader = store.reader()
+            try:
+                return reader.execute(self._sql, given).fetchall()
+            except _driver_error(engine) as error:
+                if not engine.dialect.is_disconnect(error, reader, None):  # pyright: ignore[reportArgumentType]
+                    raise
+            store.forget_reader()
+            return store.reader().execute(self._sql, given).fetchall()
 
 
 def default_url(home: Home | None = None) -> str:
@@ -232,6 +251,20 @@ def in_batches(values: Sequence[Any], size: int = 500) -> Iterator[Sequence[Any]
     """Parts short enough for one IN clause."""
     for start in range(0, len(values), size):
         yield values[start : start + size]
+
+
+@contextmanager
+def _as_sqlalchemy(engine: Engine, sql: str) -> Iterator[None]:
+    """What the driver raises becomes what SQLAlchemy would have made of it: callers know one kind of error."""
+    kind = _driver_error(engine)
+    try:
+        yield
+    except kind as error:
+        raise DBAPIError.instance(sql, None, error, kind, dialect=engine.dialect) from error
+
+
+def _driver_error(engine: Engine) -> type[Exception]:
+    return engine.dialect.loaded_dbapi.Error
 
 
 def _revision() -> sa.Select[Any]:

@@ -13,12 +13,14 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from ringrift_dagster.manifest import schema
 from ringrift_dagster.manifest.changes import changes_since
 from ringrift_dagster.manifest.inventory import ItemType
 from ringrift_dagster.manifest.queries import items_by_quality
 from ringrift_dagster.manifest.store import Store
+from tests.conftest import new_database
 from tests.manifest.telling import declared, item, tell
 
 OPENS = "import sys; from ringrift_dagster.manifest.store import Store; print(Store.open(sys.argv[1]).revision())"
@@ -99,3 +101,19 @@ def test_readers_see_one_state_while_a_writer_works(store: Store) -> None:
         assert connection.execute(count).scalar_one() == 0
     with store.reading() as connection:
         assert connection.execute(count).scalar_one() == 1
+
+
+def test_a_thread_whose_connection_was_lost_goes_on_asking(postgres_server: str) -> None:
+    with Store.open(f"{postgres_server}/{new_database(postgres_server)}") as store:
+        before = store.revision()
+        others = "pid <> pg_backend_pid() AND datname = current_database()"
+        with store.engine.connect() as connection:
+            connection.exec_driver_sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}")
+        assert store.revision() == before
+
+
+def test_what_the_driver_raises_is_an_error_as_sqlalchemy_has_them(store: Store) -> None:
+    with pytest.raises(IntegrityError), store.writing() as writer:
+        writer.many(sa.insert(schema.handled_events), [{"event": 1, "consumer": "nobody", "at": 1.0}])
+    with pytest.raises(DBAPIError):
+        store.prepared("wrong", lambda: sa.select(sa.literal_column("no_such_column"))).rows({})
