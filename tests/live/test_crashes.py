@@ -38,7 +38,7 @@ from tests.live.test_live import NPZ, ask, eventually
 pytestmark = [pytest.mark.live, pytest.mark.xdist_group("live")]
 
 EVENTS = 200
-SEED = 20251229
+SEED = 8
 CONFIG, UNKNOWN = "square8_3p", "square19_4p"
 """One for which there is a training set, and one for which there is nothing at all."""
 HOSTS = ("gpu-1", "gpu-2", "gpu-3")
