@@ -66,7 +66,8 @@ class Item:
 
 @dataclass(frozen=True)
 class Copy:
-    """One replica of an item. `state` is UNAVAILABLE also while its location is not there."""
+    """One replica of an item. `state` is UNAVAILABLE also while its location is not there; `last_seen` says that it stood there,
+    sound as far as anybody knows, when its location answered last."""
 
     location: str
     kind: str
@@ -76,6 +77,7 @@ class Copy:
     liveness: str
     mtime: float | None
     verified_at: float | None
+    last_seen: bool = False
 
 
 @dataclass(frozen=True)
@@ -455,9 +457,10 @@ def _item(row: Sequence[Any]) -> Item:
 
 def _copy(row: Sequence[Any]) -> Copy:
     name, kind, path, state, reason, liveness, mtime, verified = row
-    if state == ReplicaState.AVAILABLE and liveness != Liveness.ONLINE:
+    last_seen = state == ReplicaState.AVAILABLE
+    if last_seen and liveness != Liveness.ONLINE:
         state, reason = ReplicaState.UNAVAILABLE, f"{name} is {liveness}"
-    return Copy(name, kind, path, str(state), reason, liveness, mtime, verified)
+    return Copy(name, kind, path, str(state), reason, liveness, mtime, verified, last_seen)
 
 
 def _escaped(text: str) -> str:

@@ -94,8 +94,8 @@ def plan(store: Store, cluster: Cluster, *, at: float, limit: int = PLANNED_AT_O
 
 
 def submit(store: Store, planned: Plan, *, at: float) -> list[int]:
-    """Ask for everything that was planned; returns the operations' ids."""
-    return queue.submit_all(store, planned.wanted, at=at)
+    """Ask for everything that was planned and did not arrive meanwhile; returns the operations' ids."""
+    return queue.submit_missing(store, planned.wanted, at=at)
 
 
 def cycle(store: Store, cluster: Cluster, mark: Mark | None, *, at: float, limit: int = PLANNED_AT_ONCE) -> Plan | None:

@@ -20,7 +20,8 @@ from sqlalchemy.engine import Connection
 
 from ringrift_dagster.events.model import DataTransferFailed, EventType
 from ringrift_dagster.events.outgoing import publish
-from ringrift_dagster.manifest.schema import operations
+from ringrift_dagster.manifest.schema import items, locations, operations, replicas
+from ringrift_dagster.manifest.states import ReplicaState
 from ringrift_dagster.manifest.store import Store, Writer, in_batches
 from ringrift_dagster.transfer import turns
 from ringrift_dagster.transfer.limits import coming_from
@@ -66,6 +67,8 @@ NEXT_ACTIONS = {
 """What a person has to do when the last attempt failed."""
 _OPEN = operations.c.finished_at.is_(None)
 _SUBMIT_LOCK = 0x51554555
+_Key = tuple[str, bytes, str]
+"""What is asked for once at a time: kind, item, target."""
 
 
 def submit(store: Store, wanted: Wanted, *, at: float) -> Operation:
@@ -76,27 +79,17 @@ def submit(store: Store, wanted: Wanted, *, at: float) -> Operation:
 
 def submit_all(store: Store, wanted: Sequence[Wanted], *, at: float) -> list[int]:
     """As `submit`, for many at once and in their order; returns the operations' ids, in the same order."""
-    urgent: dict[tuple[str, bytes, str], Priority] = {}
-    keys = [(each.kind.value, bytes.fromhex(each.sha256), each.target) for each in wanted]
-    for key, each in zip(keys, wanted, strict=True):
-        urgent[key] = min(each.priority, urgent.get(key, each.priority))
     with _transaction(store) as connection:
-        if connection.dialect.name == "postgresql":
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_SUBMIT_LOCK)))
-        known = _open_operations(connection, urgent)
-        # Whoever submits is alone, so numbers can be given here: they are the order of submission.
-        following = connection.execute(sa.select(sa.func.coalesce(sa.func.max(operations.c.id), 0))).scalar_one() + 1
-        new: dict[tuple[str, bytes, str], dict[str, Any]] = {}
-        for key, each in zip(keys, wanted, strict=True):
-            if key not in known and key not in new:
-                priority = urgent[key]
-                new[key] = {
-                    "id": following + len(new), "kind": key[0], "sha256": key[1], "target": key[2], "size": each.size,
-                    "priority": int(priority), "rank": RANKS[priority], "why": each.why, "submitted_at": at,
-                }  # fmt: skip
-        Writer(connection, 0).many(sa.insert(operations), list(new.values()))
-        _raise(connection, {known[key][0]: urgent[key] for key in known if urgent[key] < known[key][1]})
-    return [known[key][0] if key in known else new[key]["id"] for key in keys]
+        return _submit(connection, wanted, at)
+
+
+def submit_missing(store: Store, wanted: Sequence[Wanted], *, at: float) -> list[int]:
+    """As `submit_all`, but for what stands at its target by now; returns the ids of the others, in order.
+
+    Whoever found an item missing may have looked just before the operation ended that brought it.
+    """
+    with _transaction(store) as connection:
+        return _submit(connection, wanted, at, missing=True)
 
 
 def lease(
@@ -433,9 +426,44 @@ def _set_free(
         connection.execute(sa.update(operations).where(operations.c.id.in_(batch)).values(free))
 
 
-def _open_operations(
-    connection: Connection, keys: Collection[tuple[str, bytes, str]]
-) -> dict[tuple[str, bytes, str], tuple[int, Priority]]:
+def _submit(connection: Connection, wanted: Sequence[Wanted], at: float, *, missing: bool = False) -> list[int]:
+    """Of those whose item is `missing` at the target, or of all."""
+    urgent: dict[_Key, Priority] = {}
+    keys = [(each.kind.value, bytes.fromhex(each.sha256), each.target) for each in wanted]
+    for key, each in zip(keys, wanted, strict=True):
+        urgent[key] = min(each.priority, urgent.get(key, each.priority))
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_SUBMIT_LOCK)))
+    known = _open_operations(connection, urgent)
+    # Only after that: of an operation that ended in between, the copy is found.
+    there = _standing(connection, keys) if missing else frozenset()
+    # Whoever submits is alone, so numbers can be given here: they are the order of submission.
+    following = connection.execute(sa.select(sa.func.coalesce(sa.func.max(operations.c.id), 0))).scalar_one() + 1
+    new: dict[_Key, dict[str, Any]] = {}
+    for key, each in zip(keys, wanted, strict=True):
+        if key not in known and key not in new and key[1:] not in there:
+            priority = urgent[key]
+            new[key] = {
+                "id": following + len(new), "kind": key[0], "sha256": key[1], "target": key[2], "size": each.size,
+                "priority": int(priority), "rank": RANKS[priority], "why": each.why, "submitted_at": at,
+            }  # fmt: skip
+    Writer(connection, 0).many(sa.insert(operations), list(new.values()))
+    _raise(connection, {known[key][0]: urgent[key] for key in known if urgent[key] < known[key][1]})
+    return [known[key][0] if key in known else new[key]["id"] for key in keys if key in known or key in new]
+
+
+def _standing(connection: Connection, keys: Collection[_Key]) -> set[tuple[bytes, str]]:
+    """Items and targets at which a copy stands."""
+    asked = {key[1:] for key in keys}
+    query = sa.select(items.c.sha256, locations.c.name).select_from(items).join(replicas).join(locations)
+    query = query.where(replicas.c.state == ReplicaState.AVAILABLE)
+    found: set[tuple[bytes, str]] = set()
+    for batch in in_batches(sorted({sha256 for sha256, _ in asked})):
+        found |= {(bytes(row[0]), row[1]) for row in connection.execute(query.where(items.c.sha256.in_(batch)))}
+    return found & asked
+
+
+def _open_operations(connection: Connection, keys: Collection[_Key]) -> dict[_Key, tuple[int, Priority]]:
     """The open operations of certain keys: id and priority."""
     columns = (operations.c.kind, operations.c.sha256, operations.c.target, operations.c.id, operations.c.priority)
     found = {}

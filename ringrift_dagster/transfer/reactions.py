@@ -24,6 +24,7 @@ from ringrift_dagster.manifest.queries import Item, find_item, items_by_quality,
 from ringrift_dagster.manifest.refresh import refresh
 from ringrift_dagster.manifest.schema import events, handled_events
 from ringrift_dagster.manifest.staleness import Staleness, of_config, references
+from ringrift_dagster.manifest.states import ReplicaState
 from ringrift_dagster.manifest.store import Store
 from ringrift_dagster.transfer import collect, deferral, planner, queue, rules
 from ringrift_dagster.transfer.model import Priority
@@ -73,7 +74,7 @@ class _Doing:
         """Ask for an item at a host, unless it is there."""
         if path_at(self.plane, item.sha256, target) is None:
             wanted = Wanted(kind, item.sha256, target, priority, item.size, why[:200])
-            self.reaction.operations += queue.submit_all(self.plane.store, [wanted], at=self.at)
+            self.reaction.operations += queue.submit_missing(self.plane.store, [wanted], at=self.at)
             if priority == Priority.CRITICAL:
                 self.reaction.urgent.add(target)
 
@@ -162,9 +163,14 @@ def best_training_set(plane: Plane, config: str, at: float) -> tuple[Item | None
 
 
 def path_at(plane: Plane, sha256: str, host: str) -> str | None:
-    """Where a host has an item, on its own disk or on a file system that it mounts; None if it has not."""
+    """Where a host has an item, on its own disk or on a file system that it mounts; None if it has not.
+
+    That it does not answer just now does not mean that its files are gone: its last answer counts.
+    """
     seen = {place.name for place in plane.cluster.locations() if place.kind in ("host", "shared") and host in place.hosts}
-    return next((copy.path for copy in where(plane.store, sha256).reachable if copy.location in seen), None)
+    copies = [copy for copy in where(plane.store, sha256).copies if copy.location in seen]
+    there = (copy.path for copy in copies if copy.state == ReplicaState.AVAILABLE or (copy.last_seen and copy.location == host))
+    return next(there, None)
 
 
 def _training_started(doing: _Doing) -> None:

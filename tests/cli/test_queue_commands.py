@@ -99,7 +99,8 @@ def test_what_failed_is_bad_news_and_can_be_retried(field: Field, command: Comma
     assert (code, "hosts file" in listed["operations"][0]["next_action"]) == (1, True)
     hosts.write_text(whole)
     assert command("queue", "retry", "--failed")[0] == 0
-    assert command("queue", "work")[0] == 0
+    code, (report,) = command("queue", "work")
+    assert (code, [(row["state"], row["cause"], row["detail"]) for row in report["rows"]]) == (0, [("DONE", None, None)])
     assert sha256 in field.held("gpu-2").values()
 
 

@@ -8,11 +8,13 @@ import pytest
 import sqlalchemy as sa
 
 from ringrift_dagster.manifest.changes import changes_since
+from ringrift_dagster.manifest.locations import register
 from ringrift_dagster.manifest.schema import operations
 from ringrift_dagster.manifest.store import Store
 from ringrift_dagster.transfer import queue, turns
 from ringrift_dagster.transfer.model import Priority
 from ringrift_dagster.transfer.operations import AGED, Brought, Kind, State
+from tests.manifest.telling import item, places, tell
 from tests.transfer import lessees
 from tests.transfer.asking import LARGE, bears, completes, fails, many, wanted
 
@@ -54,6 +56,21 @@ def test_many_are_submitted_at_once_in_their_order(store: Store) -> None:
     assert queue.get(store, numbers[0]).priority == Priority.CRITICAL
     assert queue.submit_all(store, asked, at=2.0) == numbers
     assert queue.submit_all(store, [], at=2.0) == []
+
+
+def test_what_arrived_before_it_was_asked_for_is_not_asked_for(store: Store) -> None:
+    """Whoever saw that it was missing had looked before the operation ended that brought it."""
+    register(store, places(), at=0.0)
+    tell(store, "vast-1", [item("data/training/a_hex8_2p.npz", "a")], at=1.0)
+    asked = [wanted(content, target) for content in "ab" for target in ("vast-1", "vast-2")]
+    under_way = queue.submit_all(store, [asked[0]], at=2.0)
+    assert queue.submit_missing(store, asked, at=3.0)[0] == under_way[0]
+    (held, *_) = queue.lease(store, "run", "vast-1", at=4.0)
+    assert completes(store, held, at=5.0)
+    rest = queue.submit_missing(store, asked, at=6.0)
+    assert [(queue.get(store, each).sha256, queue.get(store, each).target) for each in rest] == [
+        (each.sha256, each.target) for each in asked[1:]
+    ]
 
 
 def test_a_link_bears_so_many_and_critical_finds_a_place_nevertheless(store: Store) -> None:

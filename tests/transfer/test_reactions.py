@@ -25,7 +25,7 @@ from ringrift_dagster.transfer.deferral import deferred
 from ringrift_dagster.transfer.model import Priority
 from ringrift_dagster.transfer.operations import Kind, State, Wanted
 from ringrift_dagster.transfer.reactions import CONSUMER, REACTED_TO, Reaction, react
-from tests.manifest.telling import digest_of, item, tell
+from tests.manifest.telling import digest_of, item, silent, tell
 
 NOW = time.time()
 HOUR = 3600.0
@@ -106,6 +106,16 @@ def test_what_the_host_holds_already_is_not_sent_but_told(plane: Plane, happens:
     assert (wanted(plane), reaction.operations) == (set(), [])
     (told,) = said(plane, EventType.DATA_AVAILABLE)
     assert (told["sha256"], told["path"], told["to"]) == (best, NPZ, ["host gpu-1"])
+
+
+def test_a_host_that_does_not_answer_just_now_still_holds_what_it_held(plane: Plane, happens: Callable[..., Reaction]) -> None:
+    best = hold(plane, "gpu-1")
+    hold(plane, "gpu-2")
+    silent(plane.store, "gpu-1", at=NOW)
+    happens("TRAINING_STARTED", config="hex8_2p", host="gpu-1")
+    happens("DATA_NEEDED", config="hex8_2p", host="gpu-1", min_samples=1)
+    assert wanted(plane) == set()
+    assert {(told["sha256"], told["path"]) for told in said(plane, EventType.DATA_AVAILABLE)} == {(best, NPZ)}
 
 
 def test_an_old_set_of_the_same_name_does_not_count_as_held(plane: Plane, happens: Callable[..., Reaction]) -> None:
