@@ -18,8 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from ringrift_dagster.manifest.inventory import CHUNK_DIGEST_BYTES, CHUNK_SIZE, Bytes, Sha256, chunk_count
 
 PIECE_SIZE = CHUNK_SIZE
-SHARE_SIZE = 1 << 20
-"""Of a torrent's pieces."""
+SHARE_SIZE = 2 << 20
+"""Of a torrent's pieces: with larger ones receivers have less to give each other, with smaller ones fewer whole chunks stay when
+it ends early."""
 SHA1_BYTES, SHA256_BYTES = 20, 32
 MAX_ANSWER_BYTES = 64 << 20
 """Of an answer with the hashes of an item's pieces: those of five terabytes."""
