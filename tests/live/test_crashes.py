@@ -29,7 +29,7 @@ from ringrift_dagster.events.outgoing import outstanding
 from ringrift_dagster.games.database import file_sha256
 from ringrift_dagster.manifest import overrides
 from ringrift_dagster.manifest.schema import deliveries, events, handled_events, operations
-from ringrift_dagster.transfer.operations import State
+from ringrift_dagster.transfer.operations import COLUMNS, State
 from ringrift_dagster.transfer.reactions import CONSUMER, REACTED_TO, exports_wanted
 from tests.conftest import new_database
 from tests.live.cluster import MAIN, LiveCluster, live_cluster
@@ -99,7 +99,8 @@ def test_what_was_acknowledged_is_handled_once_whatever_is_killed(cluster: LiveC
     kinds = Counter(kind for _, kind, _ in said)
     assert told[EventType.TRAINING_BLOCKED_BY_DATA.value,] == kinds["blocked"]
     done = query(cluster, sa.select(operations.c.kind, operations.c.target, operations.c.state))
-    assert Counter(done) == {(kind, target, State.DONE.value): 1 for kind, target, _ in done}  # each asked for once, and each done
+    once = {(kind, target, State.DONE.value): 1 for kind, target, _ in done}
+    assert Counter(done) == once, query(cluster, sa.select(*COLUMNS))  # each asked for once, and each done
     assert told[EventType.DATA_TRANSFER_COMPLETE.value,] == len(done)
     for host in HOSTS:
         (copy,) = (cluster.root / host / "data/training").glob("*.npz")
