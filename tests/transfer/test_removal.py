@@ -6,7 +6,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -247,11 +247,12 @@ def test_nothing_is_removed_from_a_bucket_which_proves_what_it_took(tmp_path: Pa
             assert refused(field, sha256, "gpu-1").code == "too_few_copies"
 
 
-def disk(field: Field, place: str, used: int) -> None:
-    """Let a location's disk of 100 bytes for each thousandth be as full as that."""
+def disks(field: Field, used: Mapping[str, int]) -> None:
+    """Let some hosts' disks of 10,000 bytes be as full as that, and all others' half empty, whatever this machine's is."""
     with field.plane.store.writing() as writer:
-        values = {"disk_total": 10_000, "disk_free": 10_000 - used}
-        writer.connection.execute(sa.update(locations).where(locations.c.name == place).values(values))
+        for host in HOSTS:
+            values = {"disk_total": 10_000, "disk_free": 10_000 - used.get(host, 5000)}
+            writer.connection.execute(sa.update(locations).where(locations.c.name == host).values(values))
 
 
 def aged(field: Field, host: str, name: str, age: float) -> None:
@@ -266,8 +267,7 @@ def test_retention_makes_room_oldest_first_down_to_the_target(field: Field) -> N
             field.put(host, noise(1000, 10 + number), name)
             aged(field, host, name, 1000.0 * (number + 1))
     field.refresh()
-    disk(field, "gpu-2", 9000)
-    disk(field, "gpu-1", 8500)
+    disks(field, {"gpu-2": 9000, "gpu-1": 8500})
     (cleaned,) = retention(field.plane)
     assert (cleaned.location, cleaned.wanted, cleaned.freed, cleaned.kept) == ("gpu-2", 3000, 3000, {})
     assert [removed.paths[0] for removed in cleaned.removed] == [names[5], names[4], names[3]]
@@ -289,7 +289,7 @@ def test_retention_keeps_what_is_pinned_or_too_rare(field: Field) -> None:
     store = field.plane.store
     found = {path.rpartition("/")[2]: digest for path, digest in field.held("gpu-2").items()}
     pins.pin(store, found["hex8_2p_pinned.onnx"], "ada", "for the paper", at=time.time())
-    disk(field, "gpu-2", 10_000)
+    disks(field, {"gpu-2": 10_000})
     (cleaned,) = retention(field.plane)
     assert [removed.sha256 for removed in cleaned.removed] == [found["hex8_2p_free.onnx"]]
     assert cleaned.kept == {"pinned": 2, "too_few_copies": 1}
@@ -301,8 +301,7 @@ def test_retention_is_bounded_and_leaves_who_takes_no_part_alone(field: Field) -
         for host in HOSTS:
             field.put(host, noise(1000, 30 + number), f"models/hex8_2p_{number}.onnx")
     field.refresh()
-    for host in ("gpu-1", "gpu-2", "gpu-3"):
-        disk(field, host, 10_000)
+    disks(field, dict.fromkeys(("gpu-1", "gpu-2", "gpu-3"), 10_000))
     plane = replace(field.plane, cluster=field.plane.cluster.model_copy(update={"excluded_hosts": ("gpu-1",)}))
     assert [place.name for place, _ in removal.overfull(plane.store, plane.cluster)] == ["gpu-2", "gpu-3"]
     (cleaned,) = retention(plane, only=["gpu-2"], limit=2)
