@@ -6,10 +6,15 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 
 from ringrift_dagster.transfer.transports.protocol import TransportFailure
+
+GONE_SECONDS = 2.0
+"""What was killed may be in the middle of a write; longer stays only what nobody reaps, and that is dead."""
+LOOK_SECONDS = 0.005
 
 _KEPT_VARIABLES = ("PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "SSH_AUTH_SOCK")
 
@@ -47,4 +52,11 @@ def end(process: subprocess.Popen[bytes]) -> int:
     """Kill a program and its whole group; returns its exit code when nothing of it is left to do any harm."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    return process.wait()
+    code, deadline = process.wait(), time.monotonic() + GONE_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(process.pid, 0)
+        except (ProcessLookupError, PermissionError):
+            break
+        time.sleep(LOOK_SECONDS)
+    return code
