@@ -321,7 +321,7 @@ def _settings(host: str, port: int, upload: float | None, download: float | None
         # Peers are our own hosts: everybody gives to everybody, and nobody has to earn it.
         "unchoke_slots_limit": -1,
         "connections_limit": 500,
-        # What a peer asked the source for, nobody else gives it any more: with long queues most of it is sent thrice.
+        # What a peer asked the source for, nobody else gives it any more: with long queues much of it is sent twice.
         "max_allowed_in_request_queue": REQUESTS_A_PEER,
         "tick_interval": TICK_MILLISECONDS,
         "rate_limit_ip_overhead": False,

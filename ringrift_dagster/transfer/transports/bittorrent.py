@@ -8,10 +8,8 @@ swarm clean: whether the bytes are the right ones is decided above.
 from __future__ import annotations
 
 import os
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -27,7 +25,6 @@ SEED_SECONDS = 300.0
 SOURCE_SECONDS = 3600.0
 """For so long whoever has it is asked to share it."""
 LOOK_SECONDS = 0.1
-WRITE_BACK_SECONDS = 0.5
 
 
 class BitTorrentTransport:
@@ -77,8 +74,7 @@ class BitTorrentTransport:
         complete = False
         try:
             swarm.fetch(pieces, descriptor, peers, bytes_a_second, empty=os.fstat(descriptor).st_blocks == 0)
-            with _written_back(descriptor):
-                self._follow(swarm, item.sha256, cancelled, progress)
+            self._follow(swarm, item.sha256, cancelled, progress)
             swarm.flush(item.sha256)
             complete = True
         except Full:
@@ -143,29 +139,6 @@ class BitTorrentTransport:
             if time.monotonic() - moved > self._stall_seconds:
                 raise TransportFailure("timeout", f"nothing came from any peer for {self._stall_seconds:g} s")
             time.sleep(LOOK_SECONDS)
-
-
-@contextmanager
-def _written_back(descriptor: int) -> Iterator[None]:
-    """What comes goes to the disk meanwhile: it is to be durable in the end, and a link that is the limit leaves the disk time."""
-    over, failures = threading.Event(), list[OSError]()
-
-    def work() -> None:
-        while not failures and not over.wait(WRITE_BACK_SECONDS):
-            try:
-                os.fdatasync(descriptor)
-            except OSError as error:  # nobody who opens the file from now on is told of it again
-                failures.append(error)
-
-    thread = threading.Thread(target=work, name="write back", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-    if failures:
-        raise failures[0]
 
 
 def _peers(offers: Sequence[Offer]) -> list[Peer]:
