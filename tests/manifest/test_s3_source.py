@@ -238,7 +238,7 @@ def test_a_server_that_hangs(s3_rclone: S3Server, source: Callable[..., S3Source
     assert "Read timeout" in silence(hasty).detail
     started = time.monotonic()
     assert silence(source(s3_rclone, proxy.endpoint), 0.3).code == "timeout"
-    assert time.monotonic() - started < 2.0
+    assert time.monotonic() - started < 8
 
 
 def test_no_server_no_bucket_no_right(
