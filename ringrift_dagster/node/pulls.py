@@ -213,10 +213,9 @@ class Pulls:
             return store.progress(id)
 
     def version(self, id: str) -> int | None:
-        """The version of an order that has not ended. Cheap."""
-        with self._changed:
-            order = self._orders.get(id)
-            return None if order is None else order.version
+        """The version of an order that has not ended. Without the lock: an event loop that asks waits for no disk."""
+        order = self._orders.get(id)
+        return None if order is None else order.version
 
     def list(self) -> list[dict[str, Any]]:
         """Orders without their items: those that have not ended, the oldest first, then those that have, the last first."""
@@ -224,20 +223,33 @@ class Pulls:
             return [order.summary() for order in self._orders.values()] + store.ended(MAX_LISTED)
 
     def cancel(self, id: str) -> Progress | None:
-        """End an order: nothing of it is begun any more, what is under way stops, what is done stays. None if it is unknown."""
+        """End an order: nothing of it is begun any more, what is under way stops, what is done stays. None if it is unknown.
+
+        What is left of it on a root that does not answer stays until the order is forgotten.
+        """
         ended: list[_Item] = []
-        with self._remembered() as store, self._changed:
-            order = self._orders.get(id)
-            running = {item for task in self._tasks for item in task.items}
-            for item in () if order is None else order.items:
-                item.cancelled = item.progress.state not in _FINAL
-                if item.cancelled and item not in running:
-                    self._end(item, failed(item.progress, "cancelled", ""))
-                    ended.append(item)
-            self._save()
-            self._changed.notify_all()
-            for item in ended:
-                self._clean(store, item)
+        with self._remembered() as store:
+            with self._changed:
+                order = self._orders.get(id)
+                running = {item for task in self._tasks for item in task.items}
+                for item in () if order is None else order.items:
+                    item.cancelled = item.progress.state not in _FINAL
+                    if item.cancelled and item not in running:
+                        self._end(item, failed(item.progress, "cancelled", ""))
+                        ended.append(item)
+                self._save()
+                self._changed.notify_all()
+                left = _Task([item for item in ended if item.key not in self._holders], large=False, priority=Priority.COLD_STORAGE)
+                self._holders |= {item.key: left for item in left.items}
+            try:
+                root = None if order is None else self._roots.get(order.root)
+                if left.items and root is not None and root.check() is None:
+                    for item in left.items:
+                        self._clean(store, item)
+            finally:
+                with self._changed:
+                    self._release(left)
+                    self._fill()
         return self.get(id)
 
     def counts(self) -> Counter[tuple[str, str]]:
@@ -255,10 +267,20 @@ class Pulls:
         order.left = len(open_items)
         self._orders[order.id] = order
         for item in open_items:
-            heapq.heappush(self._waiting[item.progress.size >= LARGE_BYTES], item)
+            self._queue(item)
         self.links.set("in", inbound)
         for location, rate in outbound.items():
             self.links.set(f"from {location}", rate)
+
+    def _queue(self, item: _Item) -> None:
+        heapq.heappush(self._waiting[item.progress.size >= LARGE_BYTES], item)
+
+    def _release(self, task: _Task) -> None:
+        """Others may have what it had: those that follow it are in line again."""
+        for key in {item.key for item in task.items}:
+            del self._holders[key]
+        for item in task.followers:
+            self._queue(item)
 
     def _fill(self) -> None:
         """Start whatever may start now."""
@@ -320,11 +342,9 @@ class Pulls:
         with self._changed:
             self._tasks.discard(task)
             for item, result in zip(task.items, results, strict=True):
-                del self._holders[item.key]
                 if result.state != PullState.CANCELLED or item.cancelled:  # else the agent ends: it goes on after the next start
                     self._end(item, result)
-            for item in task.followers:
-                heapq.heappush(self._waiting[task.large], item)
+            self._release(task)
             self._save()
             self._fill()
 
@@ -373,7 +393,7 @@ class Pulls:
             del self._orders[id]
 
     def _clean(self, store: PullStore, item: _Item) -> None:
-        """Also without the lock."""
+        """Without the lock: a disk may take its time."""
         if (root := self._roots.get(item.order.root)) is not None:
             self._bringer.clean(root, *store.items(item.order.number, [item.position]))
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,13 +16,14 @@ from ringrift_dagster.manifest.inventory import CHUNK_SIZE, ItemType, NoAnswer
 from ringrift_dagster.manifest.sources.layouts import NODE
 from ringrift_dagster.manifest.sources.tree import TreeInventory
 from ringrift_dagster.node import pulls as pulls_module
-from ringrift_dagster.node.bringing import NEXT_ACTIONS
+from ringrift_dagster.node import roots as roots_module
+from ringrift_dagster.node.bringing import NEXT_ACTIONS, Bringer
 from ringrift_dagster.node.metrics import Metrics
 from ringrift_dagster.node.pull_store import KEEP_SECONDS, PullStore
 from ringrift_dagster.node.pulls import Busy, Pulls, UnknownRoot
 from ringrift_dagster.node.roots import Root
 from ringrift_dagster.node.transports import close_transports, make_transports
-from ringrift_dagster.transfer.model import CAUSES, ItemProgress, Offer, Priority, Progress, PullState, TransportName
+from ringrift_dagster.transfer.model import CAUSES, ItemProgress, Offer, Order, Priority, Progress, PullState, TransportName
 from ringrift_dagster.transfer.part import PartFile
 from tests.agents import RunningAgent
 from tests.node.orders import FINAL, PATIENCE, give_model, item, looked, metric, order, pull, sha256_of
@@ -160,6 +163,98 @@ def test_an_end_that_could_not_be_written_down_is_written_later(
         assert pulls.version(given.id) is None
         assert [each["id"] for each in pulls.list()] == [given.id]
     assert len(refused) == 1
+
+
+@contextmanager
+def hanging(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> Iterator[threading.Event]:
+    """A method hangs until the block ends, or for as long as anybody is patient; the event is set once it was called."""
+    called, released = threading.Event(), threading.Event()
+
+    def hang(*_: object) -> None:
+        called.set()
+        released.wait(PATIENCE)
+        released.set()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, hang)
+        try:
+            yield called
+            assert not released.is_set()
+        finally:
+            released.set()
+
+
+def nobody_has(tmp_path: Path, **facts: Any) -> Order:
+    """An order that waits for a turn that never comes, if SLOTS says so."""
+    nowhere = RunningAgent("gpu-9", tmp_path, "http://127.0.0.1:1", None)  # type: ignore[arg-type]
+    return order(item(give_model(tmp_path, "m_hex8_2p.onnx", 100), ItemType.MODEL, nowhere), **facts)
+
+
+def test_cancelling_where_the_disk_hangs_keeps_nobody_waiting(empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(pulls_module.SLOTS, False, 0)
+    given, other = nobody_has(tmp_path), nobody_has(tmp_path)
+    with pulling(empty) as pulls:
+        pulls.submit(given)
+        with hanging(monkeypatch, Bringer, "clean") as hangs:
+            cancelling = threading.Thread(target=pulls.cancel, args=(given.id,))
+            cancelling.start()
+            assert hangs.wait(PATIENCE)
+            told = pulls.get(given.id)
+            assert told is not None
+            assert told.state == PullState.CANCELLED
+            pulls.submit(other)
+            assert pulls.version(other.id) == 1
+        cancelling.join(PATIENCE)
+
+
+def test_what_is_ordered_again_while_its_rest_is_removed_comes_after_that(
+    tree: Path, empty: Path, agent: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = agent(tree, "gpu-1")
+    looked([source])
+    monkeypatch.setitem(pulls_module.SLOTS, False, 0)
+    given = [order(item(tree / "models/nnue_hex8_2p.onnx", ItemType.MODEL, source)) for _ in range(2)]
+    with pulling(empty) as pulls:
+        pulls.submit(given[0])
+        with hanging(monkeypatch, Bringer, "clean") as hangs:
+            cancelling = threading.Thread(target=pulls.cancel, args=(given[0].id,))
+            cancelling.start()
+            assert hangs.wait(PATIENCE)
+            monkeypatch.setitem(pulls_module.SLOTS, False, 2)
+            assert pulls.submit(given[1]).state == PullState.WAITING
+        assert end_of(pulls, given[1].id).state == PullState.DONE
+        cancelling.join(PATIENCE)
+
+
+def test_a_root_that_does_not_answer_is_not_touched_for_an_order_that_is_cancelled(
+    empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(pulls_module.SLOTS, False, 0)
+    monkeypatch.setattr(roots_module, "CHECK_SECONDS", 0.2)
+    given = nobody_has(tmp_path)
+    with pulling(empty) as pulls:
+        pulls.submit(given)
+        with hanging(monkeypatch, TreeInventory, "check"), hanging(monkeypatch, Bringer, "clean") as touched:
+            told = pulls.cancel(given.id)
+            assert told is not None
+            assert told.state == PullState.CANCELLED
+            assert not touched.is_set()
+
+
+def test_asking_for_a_version_waits_for_nothing_that_is_written_down(
+    empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(pulls_module.SLOTS, False, 0)
+    given, other = nobody_has(tmp_path), nobody_has(tmp_path)
+    with pulling(empty) as pulls:
+        pulls.submit(given)
+        pulls.submit(other)
+        with hanging(monkeypatch, PullStore, "record") as hangs:
+            cancelling = threading.Thread(target=pulls.cancel, args=(given.id,))
+            cancelling.start()
+            assert hangs.wait(PATIENCE)
+            assert pulls.version(other.id) == 1
+        cancelling.join(PATIENCE)
 
 
 def test_what_is_forgotten_leaves_no_parts(empty: Path, tmp_path: Path) -> None:
