@@ -39,6 +39,7 @@ REASONS = {
     "contradiction": "two fields say different things about the same",
     "not_typed": "what an agent sent is no event of this version",
     "lost": "a host's events that will not come any more",
+    "not_done": "what follows from it failed again and again",
 }
 """Why something is a dead letter."""
 
@@ -258,6 +259,10 @@ FIELDS: dict[str, Ways] = {
 """The ways in which any payload may tell a field."""
 WAYS: dict[EventType, dict[str, Ways]] = {
     EventType.TRAINING_THRESHOLD_REACHED: {"threshold": _by(whole, "threshold"), "urgency": _by(text, "priority urgency")},
+    # A stage's result counts `games_generated`, and says 0 where the stage generates none.
+    EventType.NPZ_EXPORT_COMPLETE: {
+        "games": _by(whole, "games games_exported", "games_generated games_played games_completed game_count count new_games")
+    },
     EventType.SELFPLAY_COMPLETE: {"path": _by(text, "db_path database_path path", "output_path")},
     EventType.MODEL_PROMOTED: {"path": _by(text, "model_path path", "output_path")},
     EventType.SYNC_COMPLETED: {"host": FIELDS["host"][:1]},
@@ -269,6 +274,10 @@ WAYS: dict[EventType, dict[str, Ways]] = {
 """Where an event differs."""
 _NAMED_AFTER = ("model", "path", "model_path")
 """What a config may be read from if no field names it."""
+_OF_ANOTHER = {EventType.TRAINING_STARTED: ("model_path",)}
+"""What may name another config than the event is about: a job may go on from a model of another."""
+_UNSAID = {EventType.TRAINING_BLOCKED_BY_DATA: {"reason": "no reason was given"}}
+"""Of fields that some emitters leave out: what they are then."""
 
 
 @dataclass(frozen=True)
@@ -280,6 +289,7 @@ class _Reader:
     fields: frozenset[str]
     required: frozenset[str]
     subject: str | None
+    of_another: tuple[str, ...]
 
 
 def _reader(kind: EventType) -> _Reader:
@@ -292,7 +302,7 @@ def _reader(kind: EventType) -> _Reader:
                 ways.setdefault(name, (field, step, read))
     required = frozenset(name for name in fields if model.model_fields[name].is_required())
     subject = next((name for name in ("host", "hosts") if name in required and kind not in _ABOUT_ITSELF), None)
-    return _Reader(ways, frozenset(fields), required, subject)
+    return _Reader(ways, frozenset(fields), required, subject, _OF_ANOTHER.get(kind, ()))
 
 
 _READERS = {kind: _reader(kind) for kind in EventType}
@@ -315,6 +325,7 @@ def adapt(raw: Any, *, host: str, at: float) -> Event:
     _settle_config(reader, values, board)
     if reader.subject is not None and reader.subject not in values:
         values[reader.subject] = (host,) if reader.subject == "hosts" else host
+    values = _UNSAID.get(kind, {}) | values
     if missing := sorted(reader.required - values.keys()):
         raise NotUnderstood(_MISSING.get(missing[0], "missing_field"), f"{kind} without {missing[0]}")
     if other or envelope:
@@ -345,8 +356,15 @@ def raw_text(raw: Any) -> str:
     try:
         written = orjson.dumps(raw, default=str, option=orjson.OPT_NON_STR_KEYS)
     except (TypeError, RecursionError):
-        written = repr(raw)[: MAX_RAW * 2].encode("utf-8", "replace")
+        written = _repr(raw)[: MAX_RAW * 2].encode("utf-8", "replace")
     return bounded(written)
+
+
+def _repr(raw: Any) -> str:
+    try:
+        return repr(raw)
+    except RecursionError:
+        return "nested too deeply to be written"
 
 
 def bounded(body: bytes) -> str:
@@ -433,7 +451,7 @@ def _settle_config(reader: _Reader, values: dict[str, Any], board: Mapping[str, 
         _agree(named or "", board)
     for field in _NAMED_AFTER:
         told = _config_in(values[field][-_MAX_NAME:]) if field in values else None
-        if told and values.setdefault("config", told) != told:
+        if told and values.setdefault("config", told) != told and field not in reader.of_another:
             raise NotUnderstood("contradiction", f"config: {values['config']!r}, and {field} is of {told!r}")
 
 

@@ -141,10 +141,20 @@ def latest(store: Store, count: int, *, types: Collection[EventType] | None = No
     return _fetch(store, query)[::-1]
 
 
-def unhandled(store: Store, consumer: str, types: Collection[EventType], *, after: int = 0, limit: int = 1000) -> list[Told]:
-    """Events of certain types after a number that a consumer has not handled yet, in order."""
+def unhandled(
+    store: Store,
+    consumer: str,
+    types: Collection[EventType],
+    *,
+    after: int = 0,
+    limit: int = 1000,
+    not_of: Collection[str] = (),
+) -> list[Told]:
+    """Events of certain types after a number that a consumer has not handled yet, in order; none that was told `not_of` hosts."""
     done = sa.exists().where(handled_events.c.event == events.c.id, handled_events.c.consumer == consumer)
     query = sa.select(events).where(events.c.id > after, events.c.type.in_([kind.value for kind in types]), ~done)
+    if not_of:
+        query = query.where(events.c.host.not_in(not_of))
     return _fetch(store, query.order_by(events.c.id).limit(limit))
 
 
@@ -156,6 +166,19 @@ def mark_handled(writer: Writer, consumer: str, number: int, *, at: float, outco
     values = {"event": number, "consumer": consumer, "at": at, "outcome": outcome}
     insert = upsert(writer.connection, handled_events).values(values).on_conflict_do_nothing()
     return writer.connection.execute(insert.returning(handled_events.c.event)).first() is not None
+
+
+def bury(store: Store, event: Told, why: str, *, at: float) -> None:
+    """Make an event a dead letter, because what follows from it failed again and again. Replayed, it is a new event."""
+    with _durably(store) as connection:
+        row = connection.execute(sa.select(events).where(events.c.id == event.number)).one_or_none()
+        if row is None:
+            return
+        refusal = NotUnderstood("not_done", why)
+        again = upsert(connection, dead_letters).values(_letter_of(row, refusal) | {"received_at": at})
+        told = {name: again.excluded[name] for name in ("reason", "detail", "raw", "received_at", "replayed_at")}
+        connection.execute(again.on_conflict_do_update(index_elements=["event_id"], set_=told))
+        connection.execute(sa.delete(events).where(events.c.id == event.number))
 
 
 def handled(store: Store, number: int) -> dict[str, tuple[float, str | None]]:
@@ -310,15 +333,23 @@ def _event(row: Any) -> Event:
 
 def _set_aside(store: Store, rows: Sequence[sa.Row[Any]]) -> None:
     with _durably(store) as connection:
-        letters = []
-        for row in rows:
-            raw = {"type": row.type, "id": row.event_id, "at": row.at, "payload": orjson.loads(row.payload)}
-            letter = DeadLetter.of(NotUnderstood("not_typed", "stored by another version"), raw_text(raw), at=row.at)
-            place = {"epoch": row.epoch, "sequence": row.sequence}
-            letters.append(_dead_row(row.host, letter.model_copy(update={"id": row.event_id}), row.received_at) | place)
+        letters = [_letter_of(row, NotUnderstood("not_typed", "stored by another version")) for row in rows]
         Writer(connection, 0).many(upsert(connection, dead_letters).on_conflict_do_nothing(), letters)
         for batch in in_batches([row.id for row in rows]):
             connection.execute(sa.delete(events).where(events.c.id.in_(batch)))
+
+
+def _letter_of(row: sa.Row[Any], refusal: NotUnderstood) -> dict[str, Any]:
+    """A stored event as the row of a dead letter that can be replayed."""
+    try:
+        payload: Any = orjson.loads(row.payload)
+    except ValueError:
+        payload = row.payload
+    if isinstance(payload, dict) and isinstance(payload.get("other"), dict):
+        payload = payload.pop("other") | payload
+    raw = raw_text({"type": row.type, "id": row.event_id, "at": row.at, "payload": payload})
+    letter = DeadLetter.of(refusal, raw, at=row.at).model_copy(update={"id": row.event_id})
+    return _dead_row(row.host, letter, row.received_at) | {"epoch": row.epoch, "sequence": row.sequence}
 
 
 def _dead(row: Any) -> Dead:

@@ -211,6 +211,7 @@ class ModelPromoted(Payload):
     elo_gain: Figure | None = None
     promotion: Said | None = None
     reason: Said | None = None
+    success: bool | None = None
 
 
 class HostOnline(Payload):

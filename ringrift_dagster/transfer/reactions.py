@@ -144,12 +144,6 @@ def export_begun(store: Store, config: str, wanted: Iterable[ExportWanted], run:
         writer.connection.execute(mine.values(outcome=f"run {run}"))
 
 
-def give_up(store: Store, event: Told, why: str, *, at: float) -> None:
-    """Say that nothing follows from an event because every try failed."""
-    with store.writing() as writer:
-        mark_handled(writer, CONSUMER, event.number, at=at, outcome=f"failed: {why}"[:200])
-
-
 def best_training_set(plane: Plane, config: str, at: float) -> tuple[Item | None, Staleness]:
     """What jobs of a config train on: the reference, if the gate lets it through; and the verdict on it."""
     verdict = of_config(plane.store, config, plane.cluster.freshness, at)
@@ -287,6 +281,9 @@ def _model_promoted(doing: _Doing) -> None:
     if doing.event.host == HOME:
         doing.done("our own word")
         return
+    if payload.success is False:
+        doing.done("it failed: nothing was promoted")
+        return
     item = _model(doing.plane, payload)
     if item is None:
         _ask(doing, payload.host)
@@ -381,8 +378,8 @@ def _job(doing: _Doing, what: str) -> str:
 
 
 def _parent(doing: _Doing) -> Item | None:
-    """The checkpoint that a job goes on from, if it names one and the manifest knows which that is."""
-    return _named(doing.plane, doing.payload.model_path, doing.payload.config, (ItemType.CHECKPOINT, ItemType.MODEL))
+    """The checkpoint that a job goes on from, if it names one, of whatever config, and the manifest knows which that is."""
+    return _named(doing.plane, doing.payload.model_path, None, (ItemType.CHECKPOINT, ItemType.MODEL))
 
 
 def _model(plane: Plane, payload: told.ModelPromoted) -> Item | None:
@@ -395,8 +392,9 @@ def _model(plane: Plane, payload: told.ModelPromoted) -> Item | None:
     return None
 
 
-def _named(plane: Plane, path: str | None, config: str, types: Sequence[ItemType]) -> Item | None:
-    """The one item that a path's file name stands for; None if it stands for none, for several, or for another config's."""
+def _named(plane: Plane, path: str | None, config: str | None, types: Sequence[ItemType]) -> Item | None:
+    """The one item that a path's file name stands for; None if it stands for none, for several, or for another config's than
+    `config`, if that matters."""
     if not path:
         return None
     try:
@@ -404,7 +402,7 @@ def _named(plane: Plane, path: str | None, config: str, types: Sequence[ItemType
     except LookupError:
         return None
     item = items_of(plane.store, [sha256]).get(sha256)
-    fits = item is not None and ItemType(item.type) in types and item.config in (None, config)
+    fits = item is not None and ItemType(item.type) in types and (config is None or item.config in (None, config))
     return item if fits else None
 
 

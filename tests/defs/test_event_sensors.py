@@ -17,6 +17,7 @@ from ringrift_dagster.defs.cluster import sensors
 from ringrift_dagster.defs.cluster.sensors import events_sensor, second_events_sensor
 from ringrift_dagster.defs.replication.classes import CLASS_TAG
 from ringrift_dagster.defs.resources import HomeResource, PlaneResource
+from ringrift_dagster.events import inbox
 from ringrift_dagster.events.adapters import adapt
 from ringrift_dagster.events.ids import new_id
 from ringrift_dagster.events.inbox import receive
@@ -51,6 +52,7 @@ def look(instance: dg.DagsterInstance, location: dg.Definitions, home: Home, mon
     monkeypatch.setattr(sensors, "LONGEST_SECONDS", 0.0)
     monkeypatch.setattr(sensors, "WAIT_SECONDS", 0.0)
     monkeypatch.setattr(sensors, "_asked", {})
+    monkeypatch.setattr(sensors, "_failing", {})
 
     def tick(cursor: str | None = None, sensor: dg.SensorDefinition = events_sensor) -> dg.SensorResult:
         resources = {"plane": PlaneResource(home=HomeResource())}
@@ -66,7 +68,18 @@ def tell(store: Store, sequence: int, type: str, host: str = "gpu-1", **fields: 
     """A host's event arrives."""
     event = adapt({"type": type, **fields}, host=host, at=time.time())
     entry = Entry(sequence=sequence, event=event.model_dump(mode="json"))
-    receive(store, Batch(host=host, epoch=EPOCH, floor=0, entries=(entry,)), at=time.time())
+    receive(store, Batch(host=host, epoch=EPOCH, floor=0, entries=(entry,)), at=fields.get("at", time.time()))
+
+
+def fails_for(failing: str, patch: pytest.MonkeyPatch) -> None:
+    """Whatever is to follow from events about a config fails."""
+
+    def judge(store: Store, config: str, *rest: Any) -> Staleness:
+        if config == failing:
+            raise RuntimeError("out of luck")
+        return of_config(store, config, *rest)
+
+    patch.setattr(reactions, "of_config", judge)
 
 
 def told(result: dg.SensorResult, kind: type) -> list[Any]:
@@ -142,17 +155,53 @@ def test_an_event_that_fails_holds_back_only_its_own_host(
     tell(store, 2, "DATA_STALE", config="hex8_2p", node_id="gpu-1")
     tell(store, 1, "DATA_STALE", "gpu-2", config="square8_2p", node_id="gpu-2")
 
-    def judge(store: Store, config: str, *rest: Any) -> Staleness:
-        if config == "hex8_2p":
-            raise RuntimeError("out of luck")
-        return of_config(store, config, *rest)
-
     with monkeypatch.context() as patch:
-        patch.setattr(reactions, "of_config", judge)
+        fails_for("hex8_2p", patch)
         first = look()
     assert [request.partition_key for request in first.run_requests or []] == ["square8_2p"]
     again = look(first.cursor)
     assert [request.partition_key for request in again.run_requests or []] == ["hex8_2p"]
+
+
+def test_a_host_whose_event_fails_keeps_nobody_back_however_much_it_told(
+    home: Home, store: Store, look: Tick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare(home, gpu_1=None, gpu_2=None)
+    monkeypatch.setattr(sensors, "AT_ONCE", 3)
+    for sequence in range(1, 8):
+        tell(store, sequence, "DATA_STALE", config="hex8_2p", node_id="gpu-1")
+    tell(store, 1, "DATA_STALE", "gpu-2", config="square8_2p", node_id="gpu-2")
+    fails_for("hex8_2p", monkeypatch)
+    assert [request.partition_key for request in look().run_requests or []] == ["square8_2p"]
+
+
+def test_an_event_that_waited_for_long_is_tried_as_often_as_any(
+    home: Home, store: Store, look: Tick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare(home, gpu_1=None)
+    tell(store, 1, "DATA_STALE", config="hex8_2p", node_id="gpu-1", at=time.time() - 7200)
+    with monkeypatch.context() as patch:
+        fails_for("hex8_2p", patch)
+        assert not look().run_requests
+    assert inbox.dead(store) == []
+    assert [request.partition_key for request in look().run_requests or []] == ["hex8_2p"]
+
+
+def test_an_event_that_fails_for_too_long_is_a_dead_letter_and_a_yellow_check(
+    home: Home, store: Store, look: Tick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare(home, gpu_1=None)
+    monkeypatch.setattr(sensors, "GIVE_UP_SECONDS", -1.0)
+    tell(store, 1, "DATA_STALE", config="hex8_2p", node_id="gpu-1")
+    tell(store, 2, "DATA_STALE", config="square8_2p", node_id="gpu-1")
+    fails_for("hex8_2p", monkeypatch)
+    first = look()
+    (letter,) = inbox.dead(store)
+    assert (letter.reason, letter.detail) == ("not_done", "RuntimeError: out of luck")
+    second = look(first.cursor)
+    assert [request.partition_key for request in second.run_requests or []] == ["square8_2p"]
+    (check,) = told(second, dg.AssetCheckEvaluation)
+    assert not check.passed
 
 
 @pytest.fixture

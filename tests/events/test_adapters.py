@@ -171,6 +171,15 @@ def test_nothing_that_anybody_sends_does_more_than_not_be_understood(raw: Any) -
         assert Event.model_validate_json(event.dump()) == event
 
 
+def test_what_is_nested_too_deeply_is_not_understood_either() -> None:
+    deep: Any = []
+    for _ in range(5000):
+        deep = [deep]
+    with pytest.raises(NotUnderstood):
+        adapt({"type": "nothing", "payload": {"a": deep}}, host=HERE, at=NOW)
+    assert "too deeply" in raw_text({"type": "nothing", "a": deep})
+
+
 @settings(max_examples=300, deadline=None)
 @given(body=st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass")))
 def test_no_body_does_more_than_not_be_understood(body: bytes) -> None:

@@ -174,6 +174,40 @@ def test_an_event_of_another_version_stops_no_reader(store: Store) -> None:
     assert (letter.reason, "hex8_9p" in letter.raw) == ("not_typed", True)
 
 
+def test_a_row_that_is_no_json_stops_no_reader(store: Store) -> None:
+    inbox.receive(store, batch("gpu-1", new_id(), 1, event(1), event(2)), at=NOW)
+    number = inbox.read(store, 0)[0].number
+    with store.writing() as writer:
+        writer.connection.execute(sa.update(events).where(events.c.id == number).values(payload='{"config": "he'))
+    assert games(store) == [2]
+    (letter,) = inbox.dead(store)
+    assert (letter.reason, "config" in letter.raw) == ("not_typed", True)
+
+
+def test_what_cannot_be_acted_on_is_a_dead_letter_and_when_replayed_a_new_event(store: Store) -> None:
+    inbox.receive(store, batch("gpu-1", new_id(), 1, event(1), event(2)), at=NOW)
+    first, second = inbox.read(store, 0)
+    again = first
+    for turn in (1, 2):
+        inbox.bury(store, again, "RuntimeError: out of luck", at=NOW + turn)
+        assert [each.event for each in inbox.read(store, 0)] == [second.event]
+        (letter,) = inbox.dead(store)
+        assert (letter.reason, letter.detail, letter.received_at) == ("not_done", "RuntimeError: out of luck", NOW + turn)
+        again = inbox.replay(store, letter.number, at=NOW + turn)
+        assert (again.event.id, again.event.payload, inbox.dead_count(store)) == (first.event.id, first.event.payload, 0)
+        assert again.number > second.number
+        assert [each.number for each in inbox.unhandled(store, "me", [SELFPLAY], after=second.number)] == [again.number]
+    inbox.bury(store, first, "it is gone already", at=NOW)
+    assert inbox.dead_count(store) == 0
+
+
+def test_hosts_may_be_left_out_of_what_waits(store: Store) -> None:
+    for host in ("gpu-1", "gpu-2"):
+        inbox.receive(store, batch(host, new_id(), 1, event(1), event(2)), at=NOW)
+    waiting = inbox.unhandled(store, "me", [SELFPLAY], not_of={"gpu-1"}, limit=1)
+    assert [each.event.host for each in waiting] == ["gpu-2"]
+
+
 def test_what_is_old_is_forgotten_and_does_not_come_back(store: Store) -> None:
     epoch = new_id()
     old = batch("gpu-1", epoch, 1, event(1), {})

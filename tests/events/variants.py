@@ -112,6 +112,29 @@ UNDERSTOOD = [
         E.NPZ_EXPORT_COMPLETE, {"config": "hex8_2p", "samples": 1000, "games": 40, "path": "data/training/hex8_2p.npz"},
     ),
     Variant(
+        "export, the daemon's stage result", "NPZ_EXPORT_COMPLETE",
+        _stage(games_generated=0, metadata={"config": "hex8_2p", "output_path": "data/training/hex8_2p.npz", "samples": 9000,
+                                            "games_exported": 812}),
+        E.NPZ_EXPORT_COMPLETE, {"config": "hex8_2p", "games": 812, "samples": 9000, "path": "data/training/hex8_2p.npz"},
+    ),
+    Variant(
+        "started from a model of another config", "TRAINING_STARTED",
+        {"config": "square8_4p", "model_path": "models/canonical_square8_2p.pth"}, E.TRAINING_STARTED,
+        {"config": "square8_4p", "model_path": "models/canonical_square8_2p.pth"},
+    ),
+    Variant(
+        "promotion that failed", "PROMOTION_COMPLETE",
+        _stage(success=False, model_path="models/hex8_2p_v9.pth", metadata={"error": "win rate 0.41"}),
+        E.MODEL_PROMOTED, {"config": "hex8_2p", "success": False},
+    ),
+    Variant(
+        "blocked, without a reason", "TRAINING_BLOCKED_BY_QUALITY",
+        {**HEX, "iteration": 3, "npz_path": "data/training/hex8_2p.npz", "quality_score": 0.41, "threshold": 0.6,
+         "recommendation": "more games"},
+        E.TRAINING_BLOCKED_BY_DATA,
+        {"config": "hex8_2p", "reason": "no reason was given", "quality": 0.41, "path": "data/training/hex8_2p.npz"},
+    ),
+    Variant(
         "promoted, emit", "model_promoted", {"model_id": "hex8_2p_v9", "config": "hex8_2p", "elo": 1650.5, "elo_gain": 31},
         E.MODEL_PROMOTED, {"config": "hex8_2p", "model": "hex8_2p_v9", "elo": 1650.5, "elo_gain": 31.0, "host": HERE},
     ),

@@ -227,6 +227,22 @@ def test_a_promoted_model_goes_to_every_host(plane: Plane, happens: Callable[...
     assert [(each["sha256"], each["to"]) for each in promoted] == [(model, ["host gpu-1", "host gpu-2", "host main"])]
 
 
+def test_a_promotion_that_failed_changes_nothing(plane: Plane, happens: Callable[..., Reaction]) -> None:
+    path = "models/canonical_hex8_2p.pth"
+    hold(plane, "gpu-1", "weights", path=path, type=ItemType.MODEL)
+    reaction = happens("PROMOTION_COMPLETE", config="hex8_2p", model_path=path, success=False)
+    assert "it failed" in reaction.outcome
+    assert (wanted(plane), rules.stored(plane.store)) == (set(), [])
+    assert [each for each in said(plane, EventType.MODEL_PROMOTED) if each["to"]] == []
+
+
+def test_a_parent_of_another_config_goes_along(plane: Plane, happens: Callable[..., Reaction]) -> None:
+    hold(plane, "gpu-2")
+    parent = hold(plane, "gpu-2", "weights", path="models/canonical_square8_2p.pth", type=ItemType.MODEL)
+    happens("TRAINING_STARTED", config="hex8_2p", node_id="gpu-1", model_path="models/canonical_square8_2p.pth")
+    assert (parent, "gpu-1", Priority.CRITICAL) in wanted(plane)
+
+
 def test_leases_at_a_host_that_is_gone_are_returned(plane: Plane, happens: Callable[..., Reaction]) -> None:
     queue.submit(plane.store, Wanted(Kind.SYNC, hold(plane, "gpu-2"), "gpu-1", Priority.NORMAL, 10), at=NOW)
     (held,) = queue.lease(plane.store, "run", "gpu-1", at=NOW)

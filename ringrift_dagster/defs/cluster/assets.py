@@ -51,7 +51,7 @@ def understood(store: Store) -> dg.AssetCheckEvaluation:
         UNDERSTOOD,
         passed=not count,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"{count} events were not understood; `ringrift-data events dead` lists and replays them" if count else None,
+        description=f"{count} events were not understood or not acted on; see `ringrift-data events dead`" if count else None,
         metadata={"dead letters": table(["no.", "at", "host", "reason", "detail", "text"], rows)} if letters else {},
     )
 

@@ -27,7 +27,7 @@ from ringrift_dagster.manifest.store import Store
 from ringrift_dagster.transfer import reactions
 from ringrift_dagster.transfer.coordinator import Coordinator, Report
 from ringrift_dagster.transfer.model import Priority
-from ringrift_dagster.transfer.reactions import CONSUMER, REACTED_TO, Reaction, give_up, react
+from ringrift_dagster.transfer.reactions import CONSUMER, REACTED_TO, Reaction, react
 from ringrift_dagster.transfer.targets import agent_hosts
 
 WAIT_SECONDS = 25.0
@@ -45,13 +45,15 @@ POST_SECONDS = 8.0
 """For giving CRITICAL work to agents at once, and seeing it through if it is quick; a run needs seconds to start."""
 POST_AT_ONCE = 8
 GIVE_UP_SECONDS = 3600.0
-"""An event whose reaction has failed for so long is marked as failed."""
+"""An event whose reaction has failed for so long, counted from the first failure, becomes a dead letter."""
 ASKED_SECONDS = 60.0
 """Dagster has so long to make a run that it was asked for."""
 EVENT_TAG = "ringrift/event"
 """Of a run of the pipeline: the last event that asked for it."""
 
 _watchers = Watchers()
+_failing: dict[int, float] = {}
+"""Events whose reaction failed: their number to when it did first. Whoever has the turn uses it."""
 _asking = threading.Lock()
 _asked: dict[str, float] = {}
 """Runs that Dagster was asked for: the event's id to when. Whoever has `_asking` uses it."""
@@ -120,30 +122,36 @@ def _take_turn(plane: Plane, cursor: int, deadline: float) -> list[tuple[Told, R
     if not _watchers.turn.acquire(timeout=max(deadline - time.monotonic(), 0.0)):
         return []
     try:
-        return _react(plane, inbox.unhandled(plane.store, CONSUMER, REACTED_TO, after=cursor, limit=AT_ONCE))
+        return _react(plane, cursor)
     finally:
         _watchers.turn.release()
 
 
-def _react(plane: Plane, waiting: Sequence[Told]) -> list[tuple[Told, Reaction]]:
-    """React to events in their order. One that fails is tried again later and keeps back only what its own host told after it."""
-    done, held = [], set()
+def _react(plane: Plane, cursor: int) -> list[tuple[Told, Reaction]]:
+    """React to what waits after the cursor, in its order. What fails is tried again later and keeps back only what its own host
+    told after it, however much that is."""
+    done: list[tuple[Told, Reaction]] = []
+    held: set[str] = set()
     until = time.monotonic() + REACT_SECONDS
-    for told in waiting:
-        if time.monotonic() > until:
-            break
-        if told.event.host in held:
-            continue
-        try:
-            reaction = react(plane, told, at=time.time())
-        except Exception as error:
-            logging.getLogger(__name__).exception("event %s", told.number)
-            held.add(told.event.host)
-            if time.time() - told.received_at > GIVE_UP_SECONDS:
-                give_up(plane.store, told, f"{type(error).__name__}: {error}", at=time.time())
-            continue
-        if reaction is not None:
-            done.append((told, reaction))
+    while waiting := inbox.unhandled(plane.store, CONSUMER, REACTED_TO, after=cursor, limit=AT_ONCE, not_of=held):
+        for told in waiting:
+            if time.monotonic() > until:
+                return done
+            cursor = told.number
+            if told.event.host in held:
+                continue
+            try:
+                reaction = react(plane, told, at=time.time())
+            except Exception as error:
+                logging.getLogger(__name__).exception("event %s", told.number)
+                held.add(told.event.host)
+                if time.monotonic() - _failing.setdefault(told.number, time.monotonic()) > GIVE_UP_SECONDS:
+                    inbox.bury(plane.store, told, f"{type(error).__name__}: {error}", at=time.time())
+                    del _failing[told.number]
+                continue
+            _failing.pop(told.number, None)
+            if reaction is not None:
+                done.append((told, reaction))
     return done
 
 
