@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import orjson
 
-from ringrift_dagster.cli.output import Exit, Unreadable, as_json, complain, print_json, print_table
+from ringrift_dagster.cli.output import MAX_NUMBER, Exit, Unreadable, as_json, complain, print_json, print_table
 from ringrift_dagster.cli.plane import ago, opened, outcome, when, with_hosts_file
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def emit(type: str, config: str | None, host: str | None, fields: dict[str, Any]
 
 @events.command()
 @click.option("--type", "types", multiple=True, callback=_types, help="Only such events.")
-@click.option("--since", type=click.IntRange(min=0), metavar="NUMBER", help="Events after this one.  [default: the last ones]")
+@click.option("--since", type=click.IntRange(0, MAX_NUMBER), metavar="NUMBER", help="Events after it.  [default: the last ones]")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000), help="Events at most, at the beginning.")
 @click.option("--follow", is_flag=True, help="Go on until interrupted; with --json, a line each.")
 @with_hosts_file
@@ -119,7 +119,12 @@ def tail(
 
 @events.command()
 @click.option(
-    "--replay", "replayed", multiple=True, type=click.IntRange(min=1), metavar="ID", help="Read it again, now that it can be."
+    "--replay",
+    "replayed",
+    multiple=True,
+    type=click.IntRange(1, MAX_NUMBER),
+    metavar="ID",
+    help="Read it again, as it can be now.",
 )
 @click.option("--all", "everything", is_flag=True, help="Also those that were understood after all.")
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 10_000), help="Rows at most.")

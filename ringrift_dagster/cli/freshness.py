@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ringrift_dagster.cli.output import Exit, as_json, print_json, print_table
+from ringrift_dagster.cli.output import MAX_ROWS, Exit, as_json, print_json, print_table
 from ringrift_dagster.cli.plane import ago, known_location, opened, outcome, span, when, with_hosts_file
 from ringrift_dagster.games.config import CONFIG_KEYS
 
@@ -38,6 +38,8 @@ def freshness(
     `freshness`. Exits with 1 if anything shown is stale and no override excuses it, or there are hosts and none has a training set.
     """
     if ctx.invoked_subcommand is not None:
+        if place or config or everything or hosts_file or json_output:
+            raise click.UsageError(f"options stand behind `{ctx.invoked_subcommand}`, not before it")
         return Exit.GOOD
     from ringrift_dagster.manifest.freshness import host_freshness
     from ringrift_dagster.manifest.overrides import standing
@@ -106,7 +108,7 @@ def override(config: str, who: str, why: str, hours: float, hosts_file: Path | N
 
 
 @freshness.command()
-@click.option("--limit", default=100, show_default=True, type=click.IntRange(min=1), help="Rows at most.")
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(1, MAX_ROWS), help="Rows at most.")
 @with_hosts_file
 @as_json
 def overrides(limit: int, hosts_file: Path | None, json_output: bool) -> int:

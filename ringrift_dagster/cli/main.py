@@ -6,6 +6,7 @@ Commands are imported when they are used, so that `--help` and completion answer
 from __future__ import annotations
 
 import importlib
+import sqlite3
 import sys
 from collections.abc import Sequence
 
@@ -79,6 +80,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except OSError as error:
         complain(f"{error.filename or ''}: {error.strerror or error}".removeprefix(": "))
+        return Exit.USAGE
+    except sqlite3.Error as error:
+        complain(f"a database of ours cannot be used: {_line(str(error))}")
         return Exit.USAGE
     except (click.Abort, KeyboardInterrupt):
         complain("interrupted")

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ringrift_dagster.cli.output import Exit, Unreadable, as_json, complain, print_json, print_table
+from ringrift_dagster.cli.output import MAX_NUMBER, MAX_ROWS, Exit, Unreadable, as_json, complain, print_json, print_table
 from ringrift_dagster.cli.plane import ago, known_location, opened, outcome, span, when, with_hosts_file
 from ringrift_dagster.games.config import CONFIG_KEYS
 
 if TYPE_CHECKING:
     from ringrift_dagster.manifest.locations import Location
 
-LIMIT = click.option("--limit", default=100, show_default=True, type=click.IntRange(min=1), help="Rows at most.")
+LIMIT = click.option("--limit", default=100, show_default=True, type=click.IntRange(1, MAX_ROWS), help="Rows at most.")
 _PLACE = (
     "location", "kind", "provider", "rack", "liveness", "replicas", "held", "bytes", "disk free", "answered", "latency",
     "clock off", "why",
@@ -116,7 +116,7 @@ def locations(hosts_file: Path | None, json_output: bool) -> int:
 @click.option("--config", type=click.Choice(CONFIG_KEYS), metavar="CONFIG", required=True)
 @click.option("--type", "kind", type=click.Choice(TYPES, case_sensitive=False), default="NPZ", show_default=True)
 @click.option("--min-quality", type=click.FloatRange(0, 1), help="What nobody scored has no quality.")
-@click.option("--min-samples", type=click.IntRange(min=0))
+@click.option("--min-samples", type=click.IntRange(0, MAX_NUMBER))
 @click.option("--max-age", type=POSITIVE, help="Hours since the newest game.")
 @click.option("--all", "everything", is_flag=True, help="Also what is unsound or was not checked.")
 @LIMIT
@@ -168,7 +168,7 @@ def query(
 
 
 @manifest.command()
-@click.option("--target", type=click.IntRange(min=1), help="Copies wanted.  [default: replication_target of the hosts file]")
+@click.option("--target", type=click.IntRange(1, MAX_NUMBER), help="Copies wanted.  [default: the hosts file's replication_target]")
 @LIMIT
 @with_hosts_file
 @as_json
@@ -237,7 +237,7 @@ def missing(place: str, limit: int, hosts_file: Path | None, json_output: bool) 
 
 
 @manifest.command()
-@click.option("--since", default=0, show_default=True, type=click.IntRange(min=0), help="The last change already seen.")
+@click.option("--since", default=0, show_default=True, type=click.IntRange(0, MAX_NUMBER), help="The last change already seen.")
 @LIMIT
 @with_hosts_file
 @as_json

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 
-from ringrift_dagster.cli.output import as_json, print_json, print_table
+from ringrift_dagster.cli.output import MAX_ROWS, as_json, print_json, print_table
 from ringrift_dagster.cli.plane import ago, opened, outcome, with_hosts_file
 
 
 @click.command()
-@click.option("--limit", default=200, show_default=True, type=click.IntRange(min=1), help="Rows at most.")
+@click.option("--limit", default=200, show_default=True, type=click.IntRange(1, MAX_ROWS), help="Rows at most.")
 @with_hosts_file
 @as_json
 def orphans(limit: int, hosts_file: Path | None, json_output: bool) -> int:

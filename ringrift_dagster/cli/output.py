@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,10 @@ from rich.table import Table
 
 PIPE_WIDTH = 160
 """Columns of a table that no terminal bounds."""
+MAX_NUMBER = (1 << 63) - 1
+"""The largest that a database takes."""
+MAX_ROWS = 1_000_000
+"""The most that a command shows."""
 
 Step = Callable[[str, int, int], None]
 """Told (what, done, total) as long work goes on."""
@@ -54,7 +59,11 @@ def complain(message: str) -> None:
 def print_json(value: Any) -> None:
     """A value as JSON on stdout; paths become text."""
     options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS
-    sys.stdout.write(orjson.dumps(value, default=_text, option=options).decode())
+    try:
+        text = orjson.dumps(value, default=_text, option=options).decode()
+    except TypeError:  # names of files need not be Unicode; the standard library writes such a name as an escape
+        text = json.dumps(value, default=_text, indent=2) + "\n"
+    sys.stdout.write(text)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str = "") -> None:

@@ -27,6 +27,8 @@ _UNITS = ((86_400.0, "d"), (3600.0, "h"), (60.0, "min"))
 @contextmanager
 def opened(hosts_file: Path | None) -> Iterator[Plane]:
     """The plane; what keeps it from opening is said in a line a problem."""
+    from sqlalchemy.exc import SQLAlchemyError
+
     from ringrift_dagster.cluster.hosts import HostsFileError
     from ringrift_dagster.manifest.plane import open_plane
     from ringrift_dagster.manifest.store import StoreError
@@ -40,6 +42,9 @@ def opened(hosts_file: Path | None) -> Iterator[Plane]:
         raise Unreadable(error.problems[-1] if error.problems else str(error)) from error
     except StoreError as error:
         raise Unreadable(str(error)) from error
+    except SQLAlchemyError as error:
+        said = str(getattr(error, "orig", None) or error).strip().splitlines() or [type(error).__name__]
+        raise Unreadable(f"the manifest does not answer: {said[0]}; try again") from error
 
 
 def known_location(plane: Plane, name: str) -> str:
@@ -65,8 +70,13 @@ def known_item(plane: Plane, text: str) -> str:
 
 
 def when(at: float | None) -> str:
-    """A time for a person."""
-    return "" if at is None else datetime.fromtimestamp(at, UTC).isoformat(sep=" ", timespec="seconds").removesuffix("+00:00")
+    """A time for a person; one that no calendar has, as it is."""
+    if at is None:
+        return ""
+    try:
+        return datetime.fromtimestamp(at, UTC).isoformat(sep=" ", timespec="seconds").removesuffix("+00:00")
+    except (ValueError, OverflowError, OSError):
+        return f"{at:g}"
 
 
 def ago(at: float | None) -> str:

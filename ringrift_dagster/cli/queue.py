@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ringrift_dagster.cli.output import BadNews, Exit, as_json, complain, print_json, print_table
+from ringrift_dagster.cli.output import MAX_NUMBER, MAX_ROWS, BadNews, Exit, as_json, complain, print_json, print_table
 from ringrift_dagster.cli.plane import ago, known_item, known_location, opened, outcome, span, with_hosts_file
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ STATES = ("QUEUED", "WAITING", "LEASED", "DONE", "FAILED", "CANCELLED")
 KINDS = ("sync", "replicate", "backup", "preload")
 TARGETS_AT_ONCE = 16
 LOOK_SECONDS = 0.4
-NUMBERS = click.argument("numbers", metavar="ID...", type=click.IntRange(min=1), nargs=-1, required=True)
+NUMBERS = click.argument("numbers", metavar="ID...", type=click.IntRange(1, MAX_NUMBER), nargs=-1, required=True)
 _COLUMNS = (
     "id",
     "kind",
@@ -55,7 +55,7 @@ def queue() -> None:
     "--state", "states", multiple=True, type=click.Choice(STATES, case_sensitive=False), help="Repeatable.  [default: open]"
 )
 @click.option("--target", help="Only to this location.")
-@click.option("--limit", default=100, show_default=True, type=click.IntRange(min=1), help="Rows at most.")
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(1, MAX_ROWS), help="Rows at most.")
 @with_hosts_file
 @as_json
 def listing(states: Sequence[str], target: str | None, limit: int, hosts_file: Path | None, json_output: bool) -> int:
@@ -140,7 +140,7 @@ def cancel(numbers: Sequence[int], hosts_file: Path | None, json_output: bool) -
 
 
 @queue.command()
-@click.argument("numbers", metavar="ID...", type=click.IntRange(min=1), nargs=-1)
+@click.argument("numbers", metavar="ID...", type=click.IntRange(1, MAX_NUMBER), nargs=-1)
 @click.option("--failed", is_flag=True, help="All that failed, the latest 1000.")
 @click.option("--priority", type=click.Choice(PRIORITIES, case_sensitive=False), help="[default: as it was]")
 @with_hosts_file

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ringrift_dagster.cli.manifest import TYPES
-from ringrift_dagster.cli.output import BadNews, Exit, as_json, complain, print_json, print_table
+from ringrift_dagster.cli.output import MAX_ROWS, BadNews, Exit, as_json, complain, print_json, print_table
 from ringrift_dagster.cli.plane import ago, known_item, known_location, opened, outcome, when, with_hosts_file
 from ringrift_dagster.cli.queue import KINDS, PRIORITIES
 from ringrift_dagster.games.config import CONFIG_KEYS
@@ -21,9 +21,16 @@ if TYPE_CHECKING:
     from ringrift_dagster.transfer.removal import Cleaned, Removed
     from ringrift_dagster.transfer.rules import Rule
 
-HOURS = click.option(
-    "--hours", type=click.FloatRange(min=0, min_open=True), help="So long it holds.  [default: until it is given up]"
-)
+MAX_HOURS = 10 * 365 * 24
+
+
+def _hours(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not 0 < value <= MAX_HOURS:  # what is no number is not within bounds either
+        raise click.BadParameter(f"more than 0, and at most {MAX_HOURS}; leave it out for what is to hold until it is given up")
+    return value
+
+
+HOURS = click.option("--hours", type=float, callback=_hours, help="So long it holds.  [default: until it is given up]")
 OWNER = click.option("--owner", default=getpass.getuser, show_default="who you are", help="Who says so: a person, a job.")
 
 
@@ -34,7 +41,7 @@ def replication() -> None:
 
 @replication.command()
 @click.option("--submit", is_flag=True, help="Put it into the queue.")
-@click.option("--limit", default=1000, show_default=True, type=click.IntRange(min=1), help="Operations at most.")
+@click.option("--limit", default=1000, show_default=True, type=click.IntRange(1, MAX_ROWS), help="Operations at most.")
 @with_hosts_file
 @as_json
 def plan(submit: bool, limit: int, hosts_file: Path | None, json_output: bool) -> int:
@@ -279,7 +286,7 @@ def drop(item: str, location: str, why: str, yes: bool, hosts_file: Path | None,
 
 @replication.command()
 @click.option("--location", "only", multiple=True, help="Only here; repeatable.  [default: wherever it is too full]")
-@click.option("--limit", default=100, show_default=True, type=click.IntRange(min=1), help="Copies at most, at each location.")
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(1, MAX_ROWS), help="Copies at most, at each location.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @with_hosts_file
 @as_json

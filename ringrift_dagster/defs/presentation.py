@@ -40,8 +40,13 @@ def timestamp(text: str | None) -> dg.MetadataValue:
 
 
 def moment(time: float | None) -> str:
-    """A time in seconds since 1970 for a table: UTC, to the second; empty if there is none."""
-    return "" if time is None else datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    """A time in seconds since 1970 for a table: UTC, to the second; empty if there is none, and as it is if no calendar has it."""
+    if time is None:
+        return ""
+    try:
+        return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):
+        return f"{time:g}"
 
 
 def location(path: Path) -> dict[str, dg.MetadataValue]:

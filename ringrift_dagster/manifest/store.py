@@ -65,7 +65,7 @@ class Store:
         try:
             engine = _engine(make_url(url or default_url()))
             _upgrade(engine)
-        except (SQLAlchemyError, ImportError, OSError) as error:
+        except (SQLAlchemyError, ImportError, OSError, ValueError) as error:
             said = [*str(getattr(error, "orig", None) or error).strip().splitlines(), type(error).__name__]
             raise StoreError(f"cannot open the manifest: {said[0]}; see ${URL_VARIABLE}") from error
         return cls(engine)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -182,6 +183,19 @@ def test_wrong_usage_is_one_line_and_status_2(ringrift_data: Call, arguments: li
     status, out, err = ringrift_data(*arguments)
     assert (status, out) == (2, "")
     assert_one_line(err)
+
+
+def test_a_damaged_database_of_ours_is_one_line_and_status_2(ringrift_data: Call, sample: Sample, tmp_path: Path) -> None:
+    damaged = tmp_path / "verdicts.db"
+    damaged.write_bytes(b"no database" * 1000)
+    status, out, err = ringrift_data("verify", sample("db/canonical_square8_4p"), "--store", damaged, "--json")
+    assert (status, out) == (2, "")
+    assert_one_line(err)
+
+
+def test_names_that_are_no_unicode_are_json_too(ringrift_data: Call, tmp_path: Path) -> None:
+    status, out, _ = ringrift_data("inspect", "npz", Path(os.fsdecode(os.fsencode(tmp_path) + b"/odd\xff.npz")), "--json")
+    assert (status, "odd" in json.dumps(json.loads(out))) == (2, True)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

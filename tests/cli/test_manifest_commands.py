@@ -269,6 +269,8 @@ def test_one_name_of_two_contents_asks_for_a_hash(cluster: Path, command: Comman
         (["manifest", "untracked", "--location", "mars"], 2, "no location 'mars'"),
         (["manifest", "danger", "--target", "0"], 2, "--target"),
         (["manifest", "changes", "--since", "-1"], 2, "--since"),
+        (["manifest", "changes", "--since", "99999999999999999999"], 2, "--since"),
+        (["freshness", "--json", "overrides"], 2, "behind `overrides`"),
         (["manifest", "scrub", "--daily-gib", "0"], 2, "--daily-gib"),
         (["manifest", "query", "--config", "hex9_2p"], 2, "--config"),
         (["manifest", "missing", "--at", "mars"], 2, "no location 'mars'"),
@@ -301,10 +303,24 @@ def test_a_broken_hosts_file_names_every_line(home: Home, tmp_path: Path, capsys
 def test_a_manifest_that_cannot_be_opened_is_unreadable(
     home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("RINGRIFT_MANIFEST_URL", "postgresql://nobody@127.0.0.1:1/none")
-    assert run(["manifest", "locations"]) == 2
+    for url in ("postgresql://nobody@127.0.0.1:1/none", "postgresql://nobody:secret@here:noport/none"):
+        monkeypatch.setenv("RINGRIFT_MANIFEST_URL", url)
+        assert run(["manifest", "locations"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "RINGRIFT_MANIFEST_URL" in line and "secret" not in line
+
+
+def test_a_manifest_that_fails_in_the_middle_is_one_line(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"sqlite:///{tmp_path / 'other.db'}"
+    with Store.open(url) as store, store.writing() as writer:
+        writer.connection.exec_driver_sql("DROP TABLE rules")
+    monkeypatch.setenv("RINGRIFT_MANIFEST_URL", url)
+    capsys.readouterr()
+    assert run(["replication", "rules"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "RINGRIFT_MANIFEST_URL" in line
+    assert "does not answer" in line and "rules" in line
 
 
 def test_a_bucket_that_cannot_be_set_up_keeps_nobody_from_an_answer(
