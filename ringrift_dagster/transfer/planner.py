@@ -445,7 +445,7 @@ def _asked_for(kind: Kind, target: str | None = None) -> sa.Exists:
 
 def _withdraw(store: Store, cluster: Cluster, at: float) -> None:
     """End what cannot come about any more: at places that the hosts file does not name, and of snapshots that were retired."""
-    open_ones = sa.select(operations.c.id).where(operations.c.finished_at.is_(None), operations.c.state != State.LEASED.value)
+    open_ones = sa.select(operations.c.id).where(operations.c.finished_at.is_(None), queue.is_idle(at))
     named = [HOME_LOCATION, *(place.name for place in cluster.locations())]
     with store.reading() as connection:
         astray = connection.execute(open_ones.where(operations.c.target.not_in(named)).limit(PLANNED_AT_ONCE)).scalars().all()

@@ -76,7 +76,8 @@ def _links(connection: Connection) -> dict[str, _Link]:
 
 
 def _open_work(connection: Connection, at: float) -> dict[str, _Work]:
-    """What is due or under way and never deferred, by target. What waits for its next attempt presses on nobody."""
+    """What is due or under way and never deferred, by target. What waits for its next attempt presses on nobody, nor what is for a
+    place that cannot be reached: nothing drains it, and deferring the rest would help nobody."""
     leased = sa.and_(in_state(State.LEASED), operations.c.leased_until > at)
     due = sa.or_(
         in_state(State.QUEUED),
@@ -92,7 +93,7 @@ def _open_work(connection: Connection, at: float) -> dict[str, _Work]:
             sa.func.coalesce(sa.func.sum(operations.c.size), 0),
             sa.func.sum(sa.case((operations.c.size.is_(None), 1), else_=0)),
         )
-        .where(operations.c.finished_at.is_(None), _URGENT, sa.or_(due, leased))
+        .where(operations.c.finished_at.is_(None), _URGENT, sa.or_(due, leased), operations.c.target.in_(_reachable()))
         .group_by(operations.c.target)
     )
     return {row[0]: _Work(int(row[1]), row[2], int(row[3]), int(row[4]), int(row[5])) for row in connection.execute(query)}
@@ -158,8 +159,7 @@ def _memory(meminfo: Path) -> Reading:
 def _in_flight(connection: Connection, links: dict[str, _Link], at: float) -> Reading:
     """Which share of what all links bear is taken: of those into places that can be reached, or out of them, the larger."""
     low, high = IN_FLIGHT_PERCENT
-    reachable = sa.select(locations.c.name).where(locations.c.active, locations.c.liveness == Liveness.ONLINE)
-    names = connection.execute(reachable.order_by(locations.c.name)).scalars().all()
+    names = connection.execute(_reachable().order_by(locations.c.name)).scalars().all()
     shares = [0.0]
     used: dict[str, float] = {}
     for column, link_of in ((operations.c.target, going_to), (operations.c.source, coming_from)):
@@ -172,6 +172,10 @@ def _in_flight(connection: Connection, links: dict[str, _Link], at: float) -> Re
     fullest = max(used, key=lambda link: used[link], default=None)
     detail = f"the link {fullest} is the fullest, {used[fullest]:.0%}" if fullest else "nothing is under way"
     return Reading("in flight", max(shares), low, high, "% of what links bear", detail)
+
+
+def _reachable() -> sa.Select[tuple[str]]:
+    return sa.select(locations.c.name).where(locations.c.active, locations.c.liveness == Liveness.ONLINE)
 
 
 def _rates(work: dict[str, _Work], links: dict[str, _Link]) -> Reading:

@@ -285,7 +285,7 @@ def abandon(store: Store, numbers: Sequence[int], cause: str, detail: str, *, at
     ended = 0
     with store.writing() as writer:
         for batch in in_batches(sorted(numbers)):
-            idle = sa.select(*COLUMNS).where(operations.c.id.in_(batch), _OPEN, operations.c.state != State.LEASED.value)
+            idle = sa.select(*COLUMNS).where(operations.c.id.in_(batch), _OPEN, is_idle(at))
             for row in writer.connection.execute(idle.order_by(operations.c.id).with_for_update()).all():
                 _end(writer.connection, row.id, State.FAILED, at, told)
                 writer.note(
@@ -295,6 +295,11 @@ def abandon(store: Store, numbers: Sequence[int], cause: str, detail: str, *, at
                 _tell_failed(writer, row, cause, detail, told["next_action"], at)
                 ended += 1
     return ended
+
+
+def is_idle(at: float) -> sa.ColumnElement[bool]:
+    """Of operations that nobody works on: those that are not leased, or whose lease has run out."""
+    return sa.or_(operations.c.state != State.LEASED.value, operations.c.leased_until <= at)
 
 
 def prune(store: Store, *, at: float, kept_seconds: float = KEEP_SECONDS, kept_targets: Collection[str] = ()) -> int:

@@ -14,6 +14,7 @@ from ringrift_dagster.cluster.backpressure import DWELL_SECONDS, Assessment, Lev
 from ringrift_dagster.cluster.topology import Thresholds
 from ringrift_dagster.manifest.changes import changes_since
 from ringrift_dagster.manifest.inventory import Disk
+from ringrift_dagster.manifest.locations import register
 from ringrift_dagster.manifest.schema import link_limits
 from ringrift_dagster.manifest.store import Store, upsert
 from ringrift_dagster.transfer import deferral, queue
@@ -22,7 +23,7 @@ from ringrift_dagster.transfer.limits import going_to
 from ringrift_dagster.transfer.model import Priority
 from ringrift_dagster.transfer.operations import State
 from ringrift_dagster.transfer.pressure import measure
-from tests.manifest.telling import declared, dies, tell
+from tests.manifest.telling import declared, dies, places, tell
 from tests.transfer.asking import LARGE, bears, completes, fails, many, wanted
 
 NOW = 1_000_000.0
@@ -145,6 +146,16 @@ def test_what_waits_for_its_next_attempt_does_not_press(cluster: Store, meminfo:
     for each in queue.lease(cluster, "me", "vast-1", at=NOW, limit=4):
         assert fails(cluster, each, "agent_silent", at=NOW) == State.WAITING
     assert readings(cluster, meminfo, NOW + 1)["queue"].value == 0
+
+
+def test_what_is_for_a_place_that_is_not_there_does_not_press(cluster: Store, meminfo: Path) -> None:
+    queue.submit_all(cluster, [*many(30, "vast-1", Priority.HIGH), *many(30, "vast-2", Priority.HIGH)], at=NOW - 5000)
+    assert len(queue.lease(cluster, "a run that is killed", "vast-1", at=NOW - 4000, limit=5)) == 5
+    assert measure(cluster, Thresholds(), at=NOW, meminfo=meminfo).level == Level.HIGH
+    dies(cluster, "vast-1", at=NOW)
+    register(cluster, [place for place in places() if place.name != "vast-2"], at=NOW)
+    told = readings(cluster, meminfo, NOW + 30)
+    assert (told["queue"].value, told["rates"].value, told["rates"].known) == (0, 0, True)
 
 
 def test_links_full_of_urgent_work_press(cluster: Store, meminfo: Path) -> None:

@@ -7,11 +7,12 @@ import time
 import pytest
 import sqlalchemy as sa
 
+from ringrift_dagster.cluster.topology import Cluster
 from ringrift_dagster.manifest.changes import changes_since
 from ringrift_dagster.manifest.locations import register
 from ringrift_dagster.manifest.schema import operations
 from ringrift_dagster.manifest.store import Store
-from ringrift_dagster.transfer import queue, turns
+from ringrift_dagster.transfer import planner, queue, turns
 from ringrift_dagster.transfer.model import Priority
 from ringrift_dagster.transfer.operations import AGED, Brought, Kind, State
 from tests.manifest.telling import item, places, tell
@@ -220,6 +221,17 @@ def test_what_is_given_up_fails_unless_somebody_works_on_it(store: Store) -> Non
     assert (told.detail["operation"], told.detail["cause"]) == (other.id, "no_such_target")
     with pytest.raises(ValueError, match="no cause"):
         queue.abandon(store, [held.id], "bad_luck", "", at=3.0)
+
+
+def test_what_a_dead_run_held_ends_with_the_place_that_it_was_for(store: Store) -> None:
+    """Nobody ever leases there again, and so nobody would take the lease back."""
+    queue.submit_all(store, many(2), at=0.0)
+    (held,) = queue.lease(store, "a run that is killed", "gpu-1", at=1.0, seconds=60.0)
+    planner.cycle(store, Cluster(), None, at=60.9)
+    assert queue.get(store, held.id).state == State.LEASED, "somebody may work on it"
+    planner.cycle(store, Cluster(), None, at=61.0)
+    assert {(each.state, each.cause) for each in queue.listed(store, states=list(State))} == {(State.FAILED, "no_such_target")}
+    assert not completes(store, held, at=62.0)
 
 
 def test_what_failed_is_asked_for_once_more_as_a_new_operation(store: Store) -> None:
