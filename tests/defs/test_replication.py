@@ -176,6 +176,24 @@ def test_a_run_brings_what_was_asked_for_and_says_how(
     assert checks(result)["every_byte_verified"].passed
 
 
+def test_a_host_that_does_not_answer_is_no_proof_that_all_is_well(
+    pair: dict[str, RunningAgent], store: Store, location: dg.Definitions, instance: dg.DagsterInstance
+) -> None:
+    with PlaneResource(home=HomeResource()).open() as opened:
+        opened.refresh()
+    ask_for(store, "gpu-2", Priority.CRITICAL, file_sha256(NPZ))
+    pair["gpu-2"].kill()
+    instance.add_dynamic_partitions("hosts", ["gpu-1", "gpu-2"])
+    result = location.resolve_job_def("replication_job").execute_in_process(
+        instance=instance,
+        partition_key="gpu-2",
+        tags=tags_of("gpu-2", Priority.CRITICAL),
+        run_config=QUIET | {"ops": {"host_replicas": {"config": {"idle_seconds": 0}}}},
+    )
+    verdict = checks(result)["every_byte_verified"]
+    assert not verdict.passed and "gpu-2" in str(verdict.description)
+
+
 def test_a_run_with_nothing_to_do_materialises_nothing(
     pair: dict[str, RunningAgent], location: dg.Definitions, instance: dg.DagsterInstance
 ) -> None:

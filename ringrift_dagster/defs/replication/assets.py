@@ -167,8 +167,13 @@ def metadata_of(reports: Sequence[Report]) -> dict[str, dg.MetadataValue | int |
     }
     if moved and seconds:
         told["MB/s of a transfer, mean"] = round(moved / seconds / 1e6, 2)
-    silent = [f"{report.target}: {report.silent}" for report in reports if report.silent]
+    silent = _silent(reports)
     return told | ({"no answer": "; ".join(silent)} if silent else {})
+
+
+def _silent(reports: Sequence[Report]) -> list[str]:
+    """The targets that did not answer, and how that was."""
+    return [f"{report.target}: {report.silent}" for report in reports if report.silent]
 
 
 def _row(target: str, row: Row) -> list[object]:
@@ -191,15 +196,15 @@ def _row(target: str, row: Row) -> list[object]:
 
 
 def _verdict(name: str, reports: Sequence[Report]) -> dg.AssetCheckResult:
-    """An operation that failed for good is bad news; one that is tried again is not, yet."""
+    """An operation that failed for good is bad news; one that is tried again is not, yet. Who did not answer proves nothing."""
     failed = [(report.target, row) for report in reports for row in report.failed]
     causes = Counter(row.cause for _, row in failed)
+    said = [f"{count} {cause}" for cause, count in causes.most_common()] + _silent(reports)
     return dg.AssetCheckResult(
         check_name=name,
-        passed=not failed,
+        passed=not said,
         severity=dg.AssetCheckSeverity.WARN,
-        description=", ".join(f"{count} {cause}" for cause, count in causes.most_common())
-        or f"{sum(len(report.done) for report in reports)} verified",
+        description=", ".join(said) or f"{sum(len(report.done) for report in reports)} verified",
         metadata={
             "failed": table(
                 ["to", "item", "cause", "detail", "what to do"],
