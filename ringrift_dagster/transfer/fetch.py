@@ -126,7 +126,7 @@ class _Job:
                 self._run(stage, last=number == len(self._stages) - 1)
                 if not self._part.missing():
                     return
-            if self._part.bytes_done == before:
+            if self._part.bytes_done <= before:
                 self._fail(cause_of_failure(self._sources), told(self._sources))
 
     def whole_was_wrong(self) -> None:
@@ -183,6 +183,7 @@ class _Job:
             rates = [self._watcher.rate(source.offer.location) for source in sources]
             limit = None if None in rates else max(rate for rate in rates if rate is not None)
             failure: TransportFailure | None = None
+            stamp, returned = self._part.stamp(), False
             try:
                 transport.fetch_whole(
                     self._item,
@@ -192,6 +193,7 @@ class _Job:
                     cancelled=stall.is_over,
                     progress=stall.progress,
                 )
+                returned = True
             except TransportFailure as error:
                 failure = error
             except Exception as error:
@@ -199,7 +201,7 @@ class _Job:
                     raise
                 failure = TransportFailure("failed", f"{type(error).__name__}: {error}")
             finally:
-                wrong = self._part.adopt()
+                wrong = self._part.adopt(whole=returned, since=stamp)
             self._account(sources, self._part.bytes_done - before, time.monotonic() - began, wrong, failure, stall)
             if not stall.preempted or not wrong:
                 return

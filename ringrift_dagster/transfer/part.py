@@ -173,15 +173,25 @@ class PartFile:
             before.revoke()
         return writer
 
-    def adopt(self) -> int:
+    def stamp(self) -> tuple[int, ...]:
+        """Another one after anybody wrote to `path`, or put another file there. Raises OSError."""
+        status = os.lstat(self.path)
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+    def adopt(self, *, whole: bool = True, since: tuple[int, ...] | None = None) -> int:
         """Look at the whole file again, after something wrote to `path`: marks what is right, returns how many chunks are not.
 
-        The file may be another one by now. Without a chunk table it counts when it has the right size. Raises OSError.
+        The file may be another one by now. Without a chunk table only the right size counts, and only if whoever wrote says that it
+        is `whole`: else it may have been anywhere, and nothing counts unless the stamp is still that of `since`. Raises OSError.
         """
         self._stop_trail()
         self._revoke_all()
+        untouched = since is not None and self.path.exists() and self.stamp() == since
         self._reopen()
-        self._look(bytearray([os.fstat(self._file).st_size == self.size]) * self.chunk_count)
+        if self._chunks is None:
+            self._restart_hash()  # what was hashed may have been overwritten
+        right = whole and os.fstat(self._file).st_size == self.size
+        self._look(bytearray(self._marks) if untouched and not right else bytearray([right]) * self.chunk_count)
         return len(self.missing())
 
     def forget(self) -> None:
@@ -277,8 +287,6 @@ class PartFile:
         os.close(self._file)
         self._file = -1
         self._file = _open(self.path) if self.chunk_count > 1 else _open_locked(self.path)
-        if self._chunks is None:
-            self._restart_hash()
 
     def _look(self, believed: bytearray) -> None:
         """Mark what of the file is right; without a chunk table what is `believed`."""

@@ -240,7 +240,10 @@ def _check(arrival: Arrival, placing: Folders) -> _Checked:
 
 
 def _hashed(part: Path, item: OrderedItem) -> Hashed:
-    """What is known of a part of which the whole is right; the chunk table is made where none, or no whole one, came along."""
+    """What is known of a part of which the whole is right; the chunk table is made where none, or no whole one, came along.
+
+    Raises NotPublished where the file says otherwise.
+    """
     status = part.lstat()
     if not stat.S_ISREG(status.st_mode) or status.st_size != item.size:
         raise NotPublished("wrong_bytes", f"the part has {status.st_size} bytes, not {item.size}")
@@ -249,7 +252,10 @@ def _hashed(part: Path, item: OrderedItem) -> Hashed:
     except ValueError:
         chunks = b""
     if len(chunks) != chunk_count(item.size) * CHUNK_DIGEST_BYTES:
-        return hash_file(str(part))
+        hashed = hash_file(str(part))
+        if hashed.sha256 != item.sha256:
+            raise NotPublished("wrong_bytes", f"the part is not {item.sha256}, whatever came")
+        return hashed
     return Hashed(item.sha256, chunks, item.size, status.st_mtime_ns, status.st_ino)
 
 

@@ -435,6 +435,45 @@ class TestOtherTransports:
         assert [locations for locations, _ in whole.calls] == [["host-8"], ["host-9"]]
         assert fetched.benched == ("host-8", "host-9")
 
+    def test_without_a_table_what_one_overwrote_of_another_is_found_out(self, tmp_path: Path, servers: list[FaultyServer]) -> None:
+        """The first chunks came right and were hashed; then the same file was written over."""
+
+        def lie(into: Path, cancelled: Callable[[], bool], progress: Callable[[int], None]) -> None:
+            into.write_bytes(b"?" + BIG.data[1:])
+
+        servers[0].faults = Faults(dead_after_total=3 * CHUNK_SIZE)
+        with BIG.part(tmp_path, table=False) as part:
+            item = BIG.item([*offers(servers[:1]), rsync("host-9")], table=False)
+            with pytest.raises(FetchFailed) as failed:
+                fetch(part, item, {TransportName.RSYNC: _Whole(lie), **by_http()}, Consent(), connections=1)
+        assert failed.value.cause == "wrong_bytes"
+
+    def test_without_a_table_a_transport_that_wrote_nothing_fills_no_hole(
+        self, tmp_path: Path, servers: list[FaultyServer]
+    ) -> None:
+        def refuse(into: Path, cancelled: Callable[[], bool], progress: Callable[[int], None]) -> None:
+            raise TransportFailure("refused", "nobody listens")
+
+        with BIG.part(tmp_path, table=False) as part:
+            for index in (0, 1, 3, 4, 5, 6):
+                part.put(index, BIG.chunk(index))
+            item = BIG.item([rsync("host-9"), *offers(servers[:1])], table=False)
+            fetched = fetch(part, item, {TransportName.RSYNC: _Whole(refuse), **by_http()}, Consent())
+            assert part.path.read_bytes() == BIG.data
+        assert (fetched.bytes, fetched.resent) == (CHUNK_SIZE, 0)
+
+    def test_without_a_table_nothing_is_believed_that_broke_off(self, tmp_path: Path, servers: list[FaultyServer]) -> None:
+        def die(into: Path, cancelled: Callable[[], bool], progress: Callable[[int], None]) -> None:
+            into.write_bytes(bytes(BIG.size))
+            raise TransportFailure("short")
+
+        with BIG.part(tmp_path, table=False) as part:
+            part.put(0, BIG.chunk(0))
+            item = BIG.item([rsync("host-9"), *offers(servers[:1])], table=False)
+            fetched = fetch(part, item, {TransportName.RSYNC: _Whole(die), **by_http()}, Consent())
+            assert part.path.read_bytes() == BIG.data
+        assert (fetched.bytes, outcomes(fetched)["host-9"].bytes) == (BIG.size, 0)
+
     def test_something_more_urgent_goes_first(self, tmp_path: Path) -> None:
         consent = Consent()
 

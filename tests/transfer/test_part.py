@@ -261,6 +261,27 @@ class TestAdopting:
             assert part.adopt() == 0
             assert part.digest() == THREE.sha256
 
+    @pytest.mark.parametrize("of", [THREE, SMALL])
+    def test_without_a_table_what_was_hashed_before_is_hashed_again(self, tmp_path: Path, of: Content) -> None:
+        with of.part(tmp_path, table=False) as part:
+            fill(part, of)
+            assert part.digest() == of.sha256
+            changed = b"?" + of.data[1:]
+            part.path.write_bytes(changed)
+            assert part.adopt() == 0
+            assert part.digest() == hashlib.sha256(changed).hexdigest()
+
+    def test_without_a_table_nothing_counts_of_what_broke_off(self, tmp_path: Path) -> None:
+        with THREE.part(tmp_path, table=False) as part:
+            part.put(0, THREE.chunk(0))
+            part.put(2, THREE.chunk(2))
+            stamp = part.stamp()
+            assert part.adopt(whole=False, since=stamp) == 1, "nobody wrote anything"
+            assert part.missing() == [1]
+            with part.path.open("r+b") as file:
+                file.write(b"?")
+            assert part.adopt(whole=False, since=stamp) == 3
+
 
 @pytest.mark.parametrize("what", ["part", "map"])
 def test_no_link_is_followed_and_no_pipe_opened(tmp_path: Path, what: str) -> None:
