@@ -46,6 +46,8 @@ _PARTS = (
 _MOVE = ("player", "move_type", "move_json", "position_q", "position_r")
 """What makes a move, in the newer form or the older."""
 _TRIGGERS = ("enforce_moves_on_insert", "enforce_moves_on_complete")
+_PLAIN = re.compile(r"[A-Za-z0-9_\s(),.;<>=*']*")
+"""A trigger without its texts: no comment, and no other kind of quotes, in which a quote would be none."""
 _DOES_MORE = re.compile(r"\b(INSERT|UPDATE|DELETE|REPLACE|IGNORE|ROLLBACK)\b", re.IGNORECASE)
 _RESULT = ("board_type", "num_players", "game_status", "winner")
 
@@ -114,16 +116,18 @@ def add_games(live: Path, incoming: Path) -> Merged:
 def foreign_triggers(path: Path) -> list[str]:
     """Triggers of a finished database that are none of RingRift's: in a database that is in use, they would run.
 
-    RingRift's own only refuse games without moves. Raises sqlite3.Error.
+    RingRift's own, which differ between its versions, only refuse games without moves. What is not written as plainly as they are
+    is none of them. Raises sqlite3.Error.
     """
     with closing(sqlite3.connect(_uri(path, "mode=ro&immutable=1"), uri=True)) as connection:
         triggers = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger' ORDER BY name").fetchall()
-    return [name for name, sql in triggers if name not in _TRIGGERS or _DOES_MORE.search(_program(sql))]
+    return [name for name, sql in triggers if name not in _TRIGGERS or not _only_refuses(sql)]
 
 
-def _program(sql: str) -> str:
-    """What a trigger does, without its texts."""
-    return re.split(r"\bBEGIN\b", re.sub(r"'[^']*'", "''", sql), maxsplit=1, flags=re.IGNORECASE)[-1]
+def _only_refuses(sql: str) -> bool:
+    plain = re.sub(r"'[^']*'", "''", sql)
+    program = re.split(r"\bBEGIN\b", plain, maxsplit=1, flags=re.IGNORECASE)[-1]
+    return _PLAIN.fullmatch(plain) is not None and not _DOES_MORE.search(program)
 
 
 class _Merge:

@@ -309,6 +309,33 @@ def test_triggers_that_are_none_of_ringrifts(tmp_path: Path, like: Path) -> None
     assert foreign_triggers(path) == ["enforce_moves_on_complete", "enforce_moves_on_insert", "other"]
 
 
+@pytest.mark.parametrize(
+    "hidden", ["/* ' */ {} /* ' */", "-- '\n {} -- '\n", 'SELECT "\'"; {} SELECT "\'";', "SELECT `'`; {} SELECT `'`;"]
+)
+def test_a_trigger_hides_nothing_between_quotes_that_are_none(hidden: str, tmp_path: Path, like: Path) -> None:
+    path = make(tmp_path / "x.db", like)
+    program = hidden.format("DELETE FROM games WHERE game_id <> NEW.game_id;")
+    change(
+        path,
+        "DROP TRIGGER enforce_moves_on_insert",
+        f"CREATE TRIGGER enforce_moves_on_insert AFTER INSERT ON games BEGIN SELECT 1; {program} END",
+    )
+    assert foreign_triggers(path) == ["enforce_moves_on_insert"]
+
+
+def test_triggers_of_every_version_of_ringrift_are_its_own(tmp_path: Path, like: Path, recorded: Callable[[str], Path]) -> None:
+    for name in ("canonical_square8_2p", "canonical_hex8_2p", "canonical_hexagonal_2p"):
+        assert foreign_triggers(recorded(name)) == []
+    path = make(tmp_path / "x.db", like)
+    change(
+        path,
+        "DROP TRIGGER enforce_moves_on_complete",
+        "CREATE TRIGGER enforce_moves_on_complete BEFORE UPDATE ON games WHEN NEW.total_moves = 0 "
+        "BEGIN SELECT RAISE(ABORT, 'Cannot complete a game without moves -- it''s useless'); END",
+    )
+    assert foreign_triggers(path) == []
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     sides=st.tuples(*[st.dictionaries(st.sampled_from([*"abcdefgh", "é", "'; --", "A"]), st.sampled_from("123"), max_size=8)] * 3),
