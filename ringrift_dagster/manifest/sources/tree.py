@@ -422,6 +422,7 @@ class DiskSource:
     """A tree of this machine as a source: local disk, shared file system or drive mounted here.
 
     A file system that hangs takes a thread along, not the caller; a pass that takes longer than an answer may goes on behind it.
+    While others scan or scrub the tree, what is remembered is told.
     """
 
     def __init__(self, location: str, tree: TreeInventory) -> None:
@@ -443,10 +444,15 @@ class DiskSource:
             latency = time.monotonic() - started
             if self._pass is None or not self._pass.is_alive():
                 self._pass = _Background(lambda: self._tree.scan(timeout * 0.5))
-            report = self._pass.result(timeout * 0.6)
+            report = self._report(self._pass, timeout * 0.6)
+            if report is None:
+                self._tree.check()  # nobody has looked since
             answer = self._tree.inventory(since)
             answer.location, answer.latency = self._location, latency
-            answer.pending = answer.pending if report is not None else max(1, answer.pending)
+            if report is None:
+                answer.pending = max(1, answer.pending)
+                if answer.full:  # what came since the last look is not in it, and is not gone: all is to be told again
+                    answer.full, answer.epoch = False, f"{answer.epoch}-early"
             return answer
 
         return self._within(timeout, work)
@@ -459,6 +465,15 @@ class DiskSource:
         """Hash a file of this content again; when that was, None if no file here has it now. Raises NoAnswer."""
         found = self._within(timeout, lambda: [self._tree.prove(sha256, timeout * 0.8)])
         return found[0]
+
+    def _report(self, scan: _Background[ScanReport], timeout: float) -> ScanReport | None:
+        """What the pass did; None if it goes on, or never had its turn because others scan. Raises NoAnswer."""
+        try:
+            return scan.result(timeout)
+        except NoAnswer as refused:
+            if refused.code != "timeout":
+                raise
+            return None
 
     def _within(self, timeout: float, work: Callable[[], _T]) -> _T:
         answer = _Background(work).result(timeout)
