@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -190,6 +190,62 @@ def test_a_folder_that_cannot_be_listed_loses_nothing(root: Path, monkeypatch: p
     recovered = after(tree, told)
     assert [each.path for each in recovered.gone] == ["checkpoints"]
     assert paths(tree.inventory(None)) == {"models/hex8_2p.onnx", "checkpoints/run/hex8_2p.onnx"}
+
+
+class Unreadable:
+    """A folder that opens and then cannot be read, as on a disk or a server that fails."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __enter__(self) -> Unreadable:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing was opened."""
+
+    def __iter__(self) -> Unreadable:
+        return self
+
+    def __next__(self) -> None:
+        raise OSError(5, "Input/output error", self.path)
+
+
+def test_a_root_that_opens_and_cannot_be_read_loses_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(10):
+        put(root / f"models/m{number}_hex8_2p.onnx", b"%d" % number)
+    tree = node(root)
+    first = after(tree)
+    really = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: Unreadable(path) if str(path) == os.path.realpath(root) else really(path))
+    with pytest.raises(NoAnswer) as refused:
+        tree.scan()
+    assert (refused.value.code, tree.inventory(Cursor(first.epoch, first.cursor)).gone) == ("disk_error", [])
+    monkeypatch.undo()
+    assert after(tree, first).gone == []
+
+
+def test_below_a_folder_that_cannot_be_looked_at_nothing_is_gone(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some file systems list names alone: what kind each is takes another look, which may fail."""
+    put(root / "models/run/hex8_2p.onnx", b"model")
+    tree = node(root)
+    first = after(tree)
+
+    class Entry:
+        def __init__(self, name: str) -> None:
+            self.name, self.path = name, str(root / "models" / name)
+
+        def is_symlink(self) -> bool:
+            raise OSError(5, "Input/output error", self.path)
+
+    class Names(Unreadable):
+        def __iter__(self) -> Iterator[Entry]:  # type: ignore[override]
+            return iter([Entry("run")])
+
+    really = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: Names(path) if str(path).endswith("models") else really(path))
+    report = tree.scan()
+    assert (report.failed, tree.inventory(Cursor(first.epoch, first.cursor)).gone) == (1, [])
 
 
 def test_until_all_was_seen_once_no_answer_is_full(root: Path) -> None:
@@ -445,6 +501,37 @@ def test_a_disk_that_hangs_keeps_nobody_waiting(root: Path, monkeypatch: pytest.
     release.set()
     assert refused.value.code == "timeout"
     assert time.monotonic() - began < 10
+
+
+def test_a_place_that_is_being_scrubbed_tells_what_is_remembered(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(root / "models/hex8_2p.onnx", b"model")
+    known = after(node(root, state=tmp_path / "state"))
+    put(root / "models/hex8_3p.onnx", b"not looked at yet")
+    reading, release = threading.Event(), threading.Event()
+
+    def slow(path: str, **options: bool) -> Hashed:
+        reading.set()
+        release.wait(20)
+        return hash_file(path, **options)
+
+    monkeypatch.setattr(tree_module, "hash_file", slow)
+    scrubbing = threading.Thread(target=node(root, state=tmp_path / "state").scrub, args=(1 << 20,))
+    scrubbing.start()
+    assert reading.wait(20)
+    source = DiskSource("gpu-1", node(root, state=tmp_path / "state"))
+    told = source.read(None, 1.0)
+    assert (told.full, paths(told), told.pending) == (False, paths(known), 1), "what came since is not gone"
+    root.rename(tmp_path / "away")
+    with pytest.raises(NoAnswer) as refused:
+        source.read(None, 1.0)
+    assert refused.value.code == "not_mounted"
+    (tmp_path / "away").rename(root)
+    release.set()
+    scrubbing.join()
+    told = source.read(Cursor(told.epoch, told.cursor), 20)
+    assert (told.full, len(paths(told)), told.pending) == (True, 2, 0)
 
 
 def test_marking_a_place(tmp_path: Path) -> None:

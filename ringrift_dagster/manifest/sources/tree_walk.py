@@ -37,7 +37,7 @@ class Seen:
 
 @dataclass
 class Listing:
-    """What a walk saw. `failed` are folders (ending in a slash) and files that could not be looked at: nothing is known of them."""
+    """What a walk saw. `failed` are folders and files that could not be looked at: nothing is known of them and below."""
 
     files: dict[str, Seen] = field(default_factory=dict)
     unsafe: dict[str, str] = field(default_factory=dict)
@@ -48,7 +48,12 @@ class Listing:
 
     def is_unknown(self, path: str) -> bool:
         """Whether the walk tells nothing about a path."""
-        return path in self.failed or any(path.startswith(folder) for folder in self.failed if folder.endswith("/"))
+        end = len(path)
+        while end > 0:
+            if path[:end] in self.failed:
+                return True
+            end = path.rfind("/", 0, end)
+        return False
 
 
 def walk(root: Path, layout: Layout) -> Listing:
@@ -68,8 +73,6 @@ class _Walk:
         self.sides: dict[str, os.stat_result] = {}
 
     def run(self) -> Listing:
-        with os.scandir(self.real_root):
-            pass  # an unreadable root is an error, not an empty tree
         self._enter("", self.real_root)
         self._take_files()
         while self.links:
@@ -92,10 +95,11 @@ class _Walk:
                 with os.scandir(real) as entries:
                     for entry in entries:
                         pending += self._entry(path, entry)
-            except _ABSENT:
-                continue
             except OSError as error:
-                self.listing.failed[f"{path}/" if path else ""] = error.strerror or str(error)
+                if not path:
+                    raise  # a root that cannot be listed is an error, not an empty tree
+                if not isinstance(error, _ABSENT):
+                    self.listing.failed[path] = error.strerror or str(error)
 
     def _entry(self, folder: str, entry: os.DirEntry[str]) -> Iterator[tuple[str, str]]:
         name = entry.name
@@ -167,7 +171,6 @@ class _Walk:
                 self.listing.unsafe[path] = "loops"
             else:
                 self.listing.failed[path] = str(error)
-                self.listing.failed[f"{path}/"] = str(error)
             return
         if target != self.real_root and not target.startswith(self.real_root + os.sep):
             self.listing.unsafe[path] = "leads out of the root"
