@@ -68,6 +68,10 @@ def cycle(store: Store, *sources: object, **options: float) -> Refreshed:
     return refresh(store, sources, **{"answer_seconds": 1.0, "again_seconds": 0.05, **options})  # type: ignore[arg-type]
 
 
+def liveness_of(store: Store, name: str) -> str:
+    return next(str(place.liveness) for place in all_locations(store) if place.name == name)
+
+
 def test_each_answer_is_taken_in_and_each_silence_has_its_reason(store: Store) -> None:
     with mute() as port:
         result = cycle(
@@ -171,7 +175,18 @@ def test_a_shared_file_system_is_asked_through_the_next_host_when_one_is_silent(
     assert [len(source.asked) for source in through] == [1, 2, 0]
 
 
-def test_not_mounted_on_one_host_says_more_than_silence_of_the_others(store: Store) -> None:
-    through = [fails("nfs", NoAnswer("nfs", "refused", "down")), fails("nfs", NoAnswer("nfs", "not_mounted", "no sentinel"))]
-    assert cycle(store, SharedSource("nfs", through)).silent[0].code == "not_mounted"
+def test_a_shared_file_system_is_not_mounted_only_if_every_host_says_so(store: Store) -> None:
+    """One that is silent may have it: that takes two looks, and not mounted is believed at once."""
+    now = [1000.0]
+    cycle(store, tells("nfs", "x"), clock=lambda: now[0])
+    unmounted, slow = (
+        fails("nfs", NoAnswer("nfs", code, why)) for code, why in (("not_mounted", "no sentinel"), ("timeout", "slow"))
+    )
+    unmounted.host = "vast-2"  # type: ignore[attr-defined]
+    now[0] += 10
+    (silence,) = cycle(store, SharedSource("nfs", [unmounted, slow]), clock=lambda: now[0]).silent
+    assert (silence.code, silence.detail) == ("timeout", "slow; vast-2 does not mount it: no sentinel")
+    assert (len(slow.asked), liveness_of(store, "nfs")) == (2, "ONLINE")
+    assert cycle(store, SharedSource("nfs", [unmounted, unmounted])).silent[0].code == "not_mounted"
+    assert liveness_of(store, "nfs") == "UNAVAILABLE"
     assert cycle(store, SharedSource("nfs", [])).silent[0].code == "not_found"

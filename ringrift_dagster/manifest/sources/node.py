@@ -75,6 +75,11 @@ class NodeSource:
         """The location's name."""
         return self._location
 
+    @property
+    def host(self) -> str | None:
+        """The name of the host that is asked, if it is known."""
+        return self._node
+
     def read(self, since: Cursor | None, timeout: float) -> Inventory:
         """What the root holds, or what changed since a cursor. Raises NoAnswer within about `timeout` seconds."""
         with _Conversation(self._location, self._url, self._token, timeout) as talk:

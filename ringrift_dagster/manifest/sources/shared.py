@@ -31,24 +31,29 @@ class SharedSource:
     def _first(self, ask: Callable[[Source, float], T], timeout: float) -> T:
         """The first answer; each host has an equal share of the time that is left. Whoever answered is asked first next time."""
         deadline = time.monotonic() + timeout
-        silences: list[NoAnswer] = []
+        silences: list[tuple[Source, NoAnswer]] = []
         for number, source in enumerate(list(self._mounts)):
             share = (deadline - time.monotonic()) / (len(self._mounts) - number)
             try:
                 answer = ask(source, max(share, 0.05))
             except NoAnswer as silence:
-                silences.append(silence)
+                silences.append((source, silence))
                 continue
             self._mounts.remove(source)
             self._mounts.insert(0, source)
             return answer
         raise self._why(silences)
 
-    def _why(self, silences: Sequence[NoAnswer]) -> NoAnswer:
-        """A host that says "not mounted" knows more than one that says nothing."""
-        for silence in silences:
-            if silence.code == "not_mounted":
-                return NoAnswer(self._location, silence.code, silence.detail)
-        if silences:
-            return NoAnswer(self._location, silences[0].code, silences[0].detail)
-        return NoAnswer(self._location, "not_found", "no host of the hosts file mounts it")
+    def _why(self, silences: Sequence[tuple[Source, NoAnswer]]) -> NoAnswer:
+        """It is not mounted only if every host says so: one that is silent may have it."""
+        if not silences:
+            return NoAnswer(self._location, "not_found", "no host of the hosts file mounts it")
+        unmounted = [(source, silence) for source, silence in silences if silence.code == "not_mounted"]
+        first = next((silence for _, silence in silences if silence.code != "not_mounted"), silences[0][1])
+        told = [f"{_host(source)} does not mount it: {silence.detail}" for source, silence in unmounted if silence is not first]
+        return NoAnswer(self._location, first.code, "; ".join([first.detail, *told]))
+
+
+def _host(source: Source) -> str:
+    """Who was asked, as far as the source knows."""
+    return getattr(source, "host", None) or "a host"
