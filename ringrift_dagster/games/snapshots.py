@@ -62,8 +62,9 @@ def snapshot(source: Path, into: Path) -> Snapshot:
     """Copy `source` consistently into the directory `into` as `<sha256>.db`.
 
     The copy is complete to a commit, passed SQLite's quick_check, and appears under its name only when it
-    is on disk. Equal content gives the same file, which is then left as it is. Raises DatabaseUnreadable
-    for a source that is no sound game database, and OSError if `into` cannot hold the copy.
+    is on disk. Equal content gives the same file, which is then left as it is; what stands under that name
+    with another content is replaced. Raises DatabaseUnreadable for a source that is no sound game database, and
+    OSError if `into` cannot hold the copy.
     """
     if not _is_regular(source):
         raise DatabaseUnreadable(source, "no such file, or not a regular file")
@@ -82,7 +83,7 @@ def snapshot(source: Path, into: Path) -> Snapshot:
             os.fsync(file.fileno())
         size = copy.stat().st_size
         final = into / f"{digest}.db"
-        if not (_is_regular(final) and final.stat().st_size == size):
+        if not _has_hash(final, digest, size):
             copy.rename(final)
             _sync_directory(into)
     return Snapshot(source, final, digest, size, dict(summary.configs), summary.newest_game)
@@ -123,6 +124,13 @@ def _database_names(root: Path) -> Iterator[Path]:
 def _is_regular(path: Path) -> bool:
     try:
         return stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return False
+
+
+def _has_hash(path: Path, digest: str, size: int) -> bool:
+    try:
+        return _is_regular(path) and path.stat().st_size == size and file_sha256(path) == digest
     except OSError:
         return False
 

@@ -1,8 +1,9 @@
 """Source databases of a config: which they are, when they changed, and which snapshots of them are registered.
 
 A source is live and may be damaged; what is damaged is reported and left out, never in the way of the others.
-A snapshot that a later one supersedes stays until its games were judged (`retire_superseded`), so that no
-game is lost in between. Judging is not done here.
+Only a later snapshot of the same source supersedes one: a source that is damaged, locked or gone keeps its last.
+What is superseded stays until its games were judged (`retire_superseded`), so that no game is lost in between.
+Judging is not done here.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+import sqlite3
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from urllib.parse import quote
 
 from ringrift_dagster.games.config import CONFIG_KEYS, UnknownConfig, parse_config
-from ringrift_dagster.games.database import DatabaseUnreadable, describe
+from ringrift_dagster.games.database import DatabaseUnreadable, describe, file_sha256
 from ringrift_dagster.games.snapshots import discover, snapshot
 from ringrift_dagster.home import Home
 
@@ -34,7 +37,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class Registered:
-    """One snapshot of one source; `games` counts the finished games of the config."""
+    """One snapshot of one source; `games` counts the finished games of the config.
+
+    `current`: no later snapshot of the source is known. The source need not be there any more.
+    """
 
     source: str
     sha256: str
@@ -50,11 +56,16 @@ class Registered:
 
 @dataclass(frozen=True)
 class Registration:
-    """What is registered for a config: current snapshots, superseded ones not judged yet, and problems."""
+    """What is registered for a config: current snapshots, superseded ones not judged yet, and problems.
+
+    `damaged` are snapshots whose bytes are not theirs any more, with games that no sound one is known to hold. They
+    are judged no more, and told of as problems, until somebody restores or deletes the file.
+    """
 
     config: str
     databases: tuple[Registered, ...] = ()
     problems: tuple[Problem, ...] = ()
+    damaged: tuple[Registered, ...] = ()
 
     @property
     def current(self) -> tuple[Registered, ...]:
@@ -72,27 +83,42 @@ class Registration:
 
 def register(config: str, home: Home) -> Registration:
     """Snapshot every source of `config` and write the register; returns what it now holds."""
-    databases: list[Registered] = []
-    problems: list[Problem] = []
-    for source in discover(home.selfplay):
-        configs, problem = _configs_of(source)
-        name = source.relative_to(home.selfplay).as_posix()
-        if problem and (not configs or config in configs):
-            problems.append(Problem(name, problem))
-        elif config in configs:
-            try:
-                databases.append(_register_one(config, source, name, home))
-            except DatabaseUnreadable as error:
-                problems.append(Problem(name, error.detail))
-    kept = {entry.sha256 for entry in databases}
-    superseded = [
-        replace(entry, current=False)
-        for entry in registration(config, home).databases
-        if entry.sha256 not in kept and entry.path(config, home).exists()
+    taken, problems = _take(config, home)
+    before = registration(config, home)
+    kept, renewed = {entry.sha256 for entry in taken}, {entry.source for entry in taken}
+    older = [
+        replace(entry, current=entry.current and entry.source not in renewed)
+        for entry in (*before.databases, *before.damaged)
+        if entry.sha256 not in kept
     ]
-    result = Registration(config, (*databases, *superseded), tuple(problems))
-    if result.databases or _register_file(config, home).exists():
+    told = {entry.sha256 for entry in before.damaged}
+    harm = {entry: _harm(entry, config, home) for entry in older}
+    sound = [entry for entry in older if harm[entry] is None]
+    newest = {entry.source: entry for entry in (*taken, *sound) if entry.current}
+    damaged: list[Registered] = []
+    needless: list[Registered] = []
+    for entry in older:
+        path, newer = entry.path(config, home), newest.get(entry.source)
+        if harm[entry] is None:
+            continue
+        if not path.exists():
+            if entry.sha256 not in told:
+                problems.append(Problem(entry.source, f"its snapshot {path.name} is gone, and what was not judged of it"))
+        elif newer is not None and _holds_all_games(newer, entry, config, home):
+            needless.append(entry)
+        else:
+            damaged.append(entry)
+            problems.append(
+                Problem(
+                    entry.source,
+                    f"its snapshot {path.name} is damaged ({harm[entry]}), and no other is known to hold all its games: "
+                    "restore that file, or delete it to give up what was not judged of it",
+                )
+            )
+    result = Registration(config, (*taken, *sound), tuple(problems), tuple(damaged))
+    if result.databases or result.damaged or _register_file(config, home).exists():
         _write(result, home)
+    _delete(needless, result, home)
     return result
 
 
@@ -106,30 +132,25 @@ def registration(config: str, home: Home) -> Registration:
         config,
         tuple(Registered(**entry) for entry in data["databases"]),
         tuple(Problem(**entry) for entry in data["problems"]),
+        tuple(Registered(**entry) for entry in data.get("damaged", ())),
     )
 
 
 def damaged_snapshots(registered: Registration, home: Home) -> list[str]:
     """Registered snapshots whose bytes are missing or no longer what they were, one line each."""
-    problems = []
-    for entry in registered.databases:
-        path = entry.path(registered.config, home)
-        if not path.exists():
-            problems.append(f"{path.name}: missing (snapshot of {entry.source})")
-        elif _sha256(path) != entry.sha256:
-            problems.append(f"{path.name}: content changed since it was registered (snapshot of {entry.source})")
-    return problems
+    harm = ((entry, _harm(entry, registered.config, home)) for entry in registered.databases)
+    return [f"{entry.sha256}.db: {what} (snapshot of {entry.source})" for entry, what in harm if what is not None]
 
 
-def retire_superseded(config: str, home: Home) -> int:
-    """Delete superseded snapshots, once their games are judged; returns how many."""
+def retire_superseded(config: str, home: Home, judged: Collection[str]) -> int:
+    """Delete superseded snapshots whose games are judged (`judged`: their hashes); returns how many."""
     before = registration(config, home)
-    superseded = [entry for entry in before.databases if not entry.current]
-    if superseded:
-        _write(replace(before, databases=before.current), home)
-        for entry in superseded:
-            entry.path(config, home).unlink(missing_ok=True)
-    return len(superseded)
+    retired = [entry for entry in before.databases if not entry.current and entry.sha256 in judged]
+    if retired:
+        after = replace(before, databases=tuple(entry for entry in before.databases if entry not in retired))
+        _write(after, home)
+        _delete(retired, after, home)
+    return len(retired)
 
 
 @dataclass(frozen=True)
@@ -158,6 +179,58 @@ def states(watched: Mapping[str, Watched]) -> dict[str, str]:
         for config in CONFIG_KEYS
         if any(config in seen.configs for seen in watched.values())
     }
+
+
+def _take(config: str, home: Home) -> tuple[list[Registered], list[Problem]]:
+    """A snapshot of every source of a config that can be read, and what is wrong with the others."""
+    taken: list[Registered] = []
+    problems: list[Problem] = []
+    for source in discover(home.selfplay):
+        configs, problem = _configs_of(source)
+        name = source.relative_to(home.selfplay).as_posix()
+        if problem and (not configs or config in configs):
+            problems.append(Problem(name, problem))
+        elif config in configs:
+            try:
+                taken.append(_register_one(config, source, name, home))
+            except DatabaseUnreadable as error:
+                problems.append(Problem(name, error.detail))
+    return taken, problems
+
+
+def _harm(entry: Registered, config: str, home: Home) -> str | None:
+    """What happened to a snapshot's file; None if it has the bytes that it was registered with."""
+    try:
+        return None if file_sha256(entry.path(config, home)) == entry.sha256 else "content changed since it was registered"
+    except FileNotFoundError:
+        return "missing"
+    except OSError as error:
+        return f"unreadable: {error.strerror or error}"
+
+
+def _holds_all_games(newer: Registered, damaged: Registered, config: str, home: Home) -> bool:
+    """Whether a sound snapshot has every game of a damaged one. No, unless as many can be read there as were registered."""
+    path = damaged.path(config, home)
+    try:
+        if describe(path).configs.get(config, 0) != damaged.games:
+            return False
+        return _game_ids(path) <= _game_ids(newer.path(config, home))
+    except (DatabaseUnreadable, sqlite3.Error, OSError):
+        return False
+
+
+def _game_ids(path: Path) -> set[str]:
+    name = quote(str(path.absolute()))
+    with closing(sqlite3.connect(f"file:{name}?mode=ro&immutable=1", uri=True)) as connection:
+        return {game for (game,) in connection.execute("SELECT game_id FROM games")}
+
+
+def _delete(entries: Iterable[Registered], remaining: Registration, home: Home) -> None:
+    """Delete snapshots that are no longer registered; two sources of one content share one."""
+    needed = {entry.sha256 for entry in (*remaining.databases, *remaining.damaged)}
+    for entry in entries:
+        if entry.sha256 not in needed:
+            entry.path(remaining.config, home).unlink(missing_ok=True)
 
 
 def _configs_of(source: Path) -> tuple[frozenset[str], str | None]:
@@ -198,11 +271,6 @@ def _write(registered: Registration, home: Home) -> None:
         file.flush()
         os.fsync(file.fileno())
     part.replace(target)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _stamp(source: Path) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import dagster as dg
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 from ringrift_dagster.defs.datasets.training_npz import CHECKS
+from ringrift_dagster.games.database import DatabaseUnreadable, GameDatabase, file_sha256
 from ringrift_dagster.games.sources import registration
 from ringrift_dagster.home import Home
 
@@ -115,6 +118,57 @@ def test_a_damaged_snapshot_is_not_judged(run: Run, give: Give, home: Home) -> N
 
     assert not result.success
     assert "materialise selfplay_databases again" in failure(result)
+
+
+def test_a_damaged_snapshot_is_mended_by_materialising_again(run: Run, give: Give, home: Home) -> None:
+    give("db/canonical_square8_4p")
+    assert run(JOB, "square8_4p").success
+    (entry,) = registration("square8_4p", home).databases
+    path = entry.path("square8_4p", home)
+    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+    assert not run(JOB, "square8_4p", only=["canonical_games"]).success
+
+    assert run(JOB, "square8_4p").success
+    assert file_sha256(path) == entry.sha256
+
+
+def test_a_damaged_source_keeps_its_last_snapshot(run: Run, give: Give, home: Home) -> None:
+    source = give("db/canonical_square8_4p")
+    assert run(JOB, "square8_4p").success
+    source.write_bytes(b"no database")
+
+    result = run(JOB, "square8_4p")
+
+    assert result.success
+    assert not checks(result)["readable"].passed
+    (entry,) = registration("square8_4p", home).current
+    assert entry.path("square8_4p", home).exists()
+    assert materialized(result)["canonical_games"].metadata["dagster/row_count"].value == 5
+
+
+def test_a_superseded_snapshot_that_could_not_be_judged_is_kept(
+    run: Run, give: Give, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = give("db/canonical_square8_4p")
+    assert run(JOB, "square8_4p").success
+    (old,) = registration("square8_4p", home).databases
+    with closing(sqlite3.connect(source)) as connection, connection:
+        connection.execute("UPDATE games SET quality_score = 0.5")
+
+    def fails_on_the_old(path: Path, **options: bool) -> GameDatabase:
+        if path.stem == old.sha256:
+            raise DatabaseUnreadable(path, "input/output error")
+        return GameDatabase(path, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("ringrift_dagster.datasets.canonical_games.GameDatabase", fails_on_the_old)
+        assert run(JOB, "square8_4p").success
+    assert [entry.current for entry in registration("square8_4p", home).databases] == [True, False]
+    assert old.path("square8_4p", home).exists()
+
+    assert run(JOB, "square8_4p").success
+    assert [entry.current for entry in registration("square8_4p", home).databases] == [True]
+    assert not old.path("square8_4p", home).exists()
 
 
 def test_a_damaged_store_is_not_exported(run: Run, give: Give, home: Home) -> None:

@@ -96,6 +96,15 @@ def test_equal_content_is_one_file_and_is_not_rewritten(source: Path, tmp_path: 
     assert (again.path.stat().st_ino, again.path.stat().st_mtime_ns) == (written.st_ino, written.st_mtime_ns)
 
 
+def test_a_rotten_snapshot_gives_way_to_the_good_copy(source: Path, tmp_path: Path) -> None:
+    first = snapshot(source, tmp_path / "into")
+    good = first.path.read_bytes()
+    first.path.write_bytes(good[:-100] + bytes([good[-100] ^ 255]) + good[-99:])
+    assert snapshot(source, tmp_path / "into") == first
+    assert first.path.read_bytes() == good
+    assert [path.name for path in (tmp_path / "into").iterdir()] == [first.path.name]
+
+
 def test_growth_is_another_file(source: Path, tmp_path: Path) -> None:
     first = snapshot(source, tmp_path / "into")
     with closing(sqlite3.connect(source)) as connection, connection:

@@ -81,7 +81,8 @@ def canonical_games(context: dg.AssetExecutionContext, home: HomeResource) -> dg
         raise dg.Failure(f"the store is damaged, nothing is added to it: {'; '.join(problems[:3])}", allow_retries=False)
     snapshots = {entry.path(config, home.home): entry.source for entry in registered.databases}
     appended = append_canonical(config, list(snapshots), home.home)
-    retire_superseded(config, home.home)
+    unreadable = {entry["database"] for entry in appended.unreadable}
+    retire_superseded(config, home.home, judged={path.stem for path in snapshots if path.name not in unreadable})
     store = summarise(config, home.home)
     kept_out = _kept_out(appended, {path.name: source for path, source in snapshots.items()})
     return dg.MaterializeResult(
