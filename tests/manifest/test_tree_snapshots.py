@@ -153,6 +153,23 @@ def test_a_snapshot_that_somebody_deletes_is_gone(live: Path) -> None:
     assert [(gone.path, gone.reason) for gone in told.gone] == [(first.found[0].path, Gone.VANISHED)]
 
 
+@pytest.mark.parametrize("seen", [False, True])
+def test_a_rotten_snapshot_is_taken_again_under_its_own_name(live: Path, seen: bool) -> None:
+    """`seen`: its time changed with its bytes, so that the pass finds it altered."""
+    tree = node(live)
+    (item,) = after(tree).found
+    file = live.parents[2] / item.path
+    status, good = file.stat(), file.read_bytes()
+    file.write_bytes(good[:-100] + bytes([good[-100] ^ 255]) + good[-99:])
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns + seen))
+    os.utime(live, (1, 1))
+    assert tree.scan().snapshots == 1
+    told = tree.inventory(None)
+    assert [(each.path, each.sha256) for each in told.found] == [(item.path, item.sha256)]
+    assert (told.databases[0].snapshot, file.read_bytes()) == (item.sha256, good)
+    assert tree.scan().changed == 0, "its new file is the one that is remembered"
+
+
 def test_no_room_for_a_snapshot(live: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree = node(live)
     monkeypatch.setattr(tree_module, "_disk", lambda path: Disk(total=1 << 40, free=1 << 20))

@@ -92,6 +92,8 @@ class Snapshots:
             taken = snapshot(Path(seen.real), self.folder)
             Path(f"{taken.path}{SOURCE_SUFFIX}").write_text(seen.path, encoding="utf-8")
             hashed = hash_file(str(taken.path))
+            if hashed.sha256 != taken.sha256:
+                raise InFlux(str(taken.path))
         except DatabaseUnreadable as error:
             return self._without(seen, before, "unreadable", error.detail)
         except InFlux:
@@ -111,7 +113,8 @@ class Snapshots:
         told = {"games": facts.counts, "newest_game": facts.newest_game, "snapshot": hashed.sha256}
         database = _database(seen, before, told)
         there = known.get(path)
-        if there is not None and there.kind == "found" and not there.damaged:
+        unchanged = there is not None and (there.mtime_ns, there.inode) == (hashed.mtime_ns, hashed.inode)
+        if there is not None and unchanged and there.kind == "found" and not there.damaged:
             return [database, *self._superseded(seen.path, path, known)]
         item = Entry(
             path,
