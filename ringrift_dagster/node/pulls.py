@@ -1,7 +1,7 @@
 """The orders an agent was given, and whose turn it is: slots, urgency, bandwidth, progress. How items come is in `bringing`.
 
 An order is durable before it is answered, and goes on after a crash as if nothing had been. The more urgent goes first, then the
-older. While a CRITICAL or HIGH item is being fetched, others pause between two chunks.
+older. While a CRITICAL item is being fetched, all others pause between two chunks; while a HIGH one is, those that are neither.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LARGE_BYTES = CHUNK_SIZE
 SLOTS = {True: 4, False: 2}
 """Large items, and batches of small ones, that are brought at once."""
 URGENT_SLOTS = {True: 5, False: 3}
-"""The same of the urgent kind. What they push aside keeps its slot meanwhile."""
+"""The same of HIGH and CRITICAL together, and once more of CRITICAL alone. What they push aside keeps its slot meanwhile."""
 BATCH_ITEMS = 64
 BATCH_BYTES = 32 << 20
 MAX_OPEN_ITEMS = 100_000
@@ -321,16 +321,20 @@ class Pulls:
         return task
 
     def _may_start(self, priority: Priority, large: bool) -> bool:
+        """Of the urgent only what is as urgent counts: no number of HIGH ones keeps a CRITICAL one waiting."""
+        if self._goes_after(priority):
+            return False
         running = [task for task in self._tasks if task.large == large]
         if priority <= Priority.HIGH:
-            return sum(task.urgent for task in running) < URGENT_SLOTS[large]
-        return len(running) < SLOTS[large] and not self._urgent_under_way()
+            return sum(task.priority <= priority for task in running) < URGENT_SLOTS[large]
+        return len(running) < SLOTS[large]
 
-    def _urgent_under_way(self) -> bool:
-        return any(task.urgent and task.fetching for task in self._tasks)
+    def _goes_after(self, priority: Priority) -> bool:
+        """Whether something urgent, and more so than this, is being fetched."""
+        return any(task.urgent and task.fetching and task.priority < priority for task in self._tasks)
 
     def _has_to_wait(self, task: _Task) -> bool:
-        return not task.urgent and self._urgent_under_way()
+        return self._goes_after(task.priority)
 
     def _run(self, task: _Task) -> None:
         """A thread: without the lock."""

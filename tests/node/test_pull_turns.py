@@ -25,6 +25,7 @@ from ringrift_dagster.node.roots import Root
 from ringrift_dagster.node.transports import close_transports, make_transports
 from ringrift_dagster.transfer.model import CAUSES, ItemProgress, Offer, Order, Priority, Progress, PullState, TransportName
 from ringrift_dagster.transfer.part import PartFile
+from ringrift_dagster.transfer.transports.http import HttpTransport
 from tests.agents import RunningAgent
 from tests.node.orders import FINAL, PATIENCE, give_model, item, looked, metric, order, pull, sha256_of
 
@@ -102,6 +103,45 @@ def test_the_urgent_overtakes_what_waits(tree: Path, empty: Path, agent: Start) 
     assert {each.state for each in done.values()} == {PullState.DONE}
     assert None not in finished
     assert finished == sorted(finished, key=lambda at: at or 0.0)
+
+
+class Stuck(HttpTransport):
+    """Nothing comes from `gpu-9`, until it is cancelled."""
+
+    def fetch(
+        self, offer: Offer, start: int, length: int, write: Callable[[memoryview], None], cancelled: Callable[[], bool]
+    ) -> None:
+        never = threading.Event()
+        while offer.location == "gpu-9" and not cancelled():
+            never.wait(0.01)
+        super().fetch(offer, start, length, write, cancelled)
+
+
+@pytest.mark.parametrize(("size", "slots"), [(CHUNK_SIZE, 5), (1000, 3)])
+def test_the_critical_waits_for_no_number_of_high_ones(tree: Path, empty: Path, agent: Start, size: int, slots: int) -> None:
+    paths = [give_model(tree, f"m{number}_hex8_2p.onnx", size + number, number) for number in range(slots + 2)]
+    source = agent(tree, "gpu-1")
+    looked([source])
+    silent = RunningAgent("gpu-9", tree, source.url, source.process)
+    with pulling(empty) as pulls:
+        pulls.transports[TransportName.HTTP] = Stuck()
+        high = [order(item(path, ItemType.MODEL, silent), priority=Priority.HIGH) for path in paths[:-1]]
+        for each in high:
+            pulls.submit(each)
+        assert [standing_of(pulls, each) for each in high] == [PullState.RUNNING] * slots + [PullState.WAITING]
+        critical = order(item(paths[-1], ItemType.MODEL, source), priority=Priority.CRITICAL)
+        pulls.submit(critical)
+        assert end_of(pulls, critical.id).state == PullState.DONE
+        assert [standing_of(pulls, each) for each in high] == [PullState.RUNNING] * slots + [PullState.WAITING]
+        for each in high:
+            pulls.cancel(each.id)
+            end_of(pulls, each.id)
+
+
+def standing_of(pulls: Pulls, given: Order) -> PullState:
+    told = pulls.get(given.id)
+    assert told is not None
+    return told.state
 
 
 def test_where_nothing_is_mounted_nothing_is_taken_or_written(tree: Path, empty: Path, agent: Start) -> None:

@@ -235,7 +235,8 @@ def test_stopped_and_started_it_goes_on(tree: Path, empty: Path, agent: Start) -
     assert sum(offer.bytes for offer in done.offers) <= path.stat().st_size - half.items[0].bytes_done
 
 
-def test_the_urgent_goes_first_within_one_chunk(tree: Path, empty: Path, agent: Start) -> None:
+@pytest.mark.parametrize("priority", [Priority.HIGH, Priority.LOW])
+def test_the_urgent_goes_first_within_one_chunk(tree: Path, empty: Path, agent: Start, priority: Priority) -> None:
     """While it is fetched, of what is under way nothing comes but the chunks that were asked for already."""
     slow, fast = (
         give_model(tree, "slow_hex8_2p.onnx", 24 * CHUNK_SIZE, 1),
@@ -243,7 +244,7 @@ def test_the_urgent_goes_first_within_one_chunk(tree: Path, empty: Path, agent: 
     )
     source, target = agent(tree, "gpu-1", "--uplink", "30"), agent(empty, "gpu-2")
     looked([source])
-    low = order(item(slow, ItemType.MODEL, source), priority=Priority.LOW)
+    low = order(item(slow, ItemType.MODEL, source), priority=priority)
     critical = order(item(fast, ItemType.MODEL, source), priority=Priority.CRITICAL)
     submit(target, low)
     follow(target, low.id, lambda told: told.items[0].bytes_done >= CHUNK_SIZE)
@@ -261,15 +262,16 @@ def test_the_urgent_goes_first_within_one_chunk(tree: Path, empty: Path, agent: 
     assert served(source) <= critical.items[0].size + low.items[0].size + 4 * CHUNK_SIZE
 
 
-def test_an_urgent_order_lends_its_urgency(tree: Path, empty: Path, agent: Start) -> None:
-    """What a CRITICAL order wants is under way for a LOW one already: it is fetched once, and other urgent ones do not stop it."""
+@pytest.mark.parametrize("priority", [Priority.HIGH, Priority.LOW])
+def test_an_urgent_order_lends_its_urgency(tree: Path, empty: Path, agent: Start, priority: Priority) -> None:
+    """What a CRITICAL order wants is under way for another already: it is fetched once, and other urgent ones do not stop it."""
     wanted, other = (
         give_model(tree, "wanted_hex8_2p.onnx", 10 * CHUNK_SIZE, 1),
         give_model(tree, "o_hex8_2p.onnx", 40 * CHUNK_SIZE, 2),
     )
     source, target = agent(tree, "gpu-1", "--uplink", "40"), agent(empty, "gpu-2")
     looked([source])
-    low = order(item(wanted, ItemType.MODEL, source), priority=Priority.LOW)
+    low = order(item(wanted, ItemType.MODEL, source), priority=priority)
     submit(target, low)
     follow(target, low.id, lambda told: told.items[0].bytes_done > 0)
     urgent = order(item(other, ItemType.MODEL, source), priority=Priority.CRITICAL)
