@@ -16,6 +16,7 @@ from ringrift_dagster.transfer.model import OfferOutcome, OrderedItem, Transport
 from ringrift_dagster.transfer.part import PartFile, disk_cause
 from ringrift_dagster.transfer.ranges import RangeStage
 from ringrift_dagster.transfer.sources import Source, cause_of_failure, told
+from ringrift_dagster.transfer.transports.asking import answer_seconds
 from ringrift_dagster.transfer.transports.protocol import RangeTransport, TransportFailure, WholeTransport
 from ringrift_dagster.transfer.watch import Control, Stopped, Watcher
 
@@ -25,10 +26,12 @@ CONNECTIONS = 4
 MAX_PASSES = 3
 """Without a chunk table the whole is fetched so many times at most, each time preferably from another source."""
 STALL_SECONDS = 4.0
-"""A transport of whole items that brings nothing for so long is ended."""
+"""A transport of whole items that brings nothing for so long is ended, once it has begun."""
 LOOK_BYTES_A_SECOND = 50e6
 """It may look at what is there already, at this pace, before it brings more."""
 _SEVERAL_SOURCES = frozenset({TransportName.HTTP, TransportName.S3, TransportName.ARIA2, TransportName.BITTORRENT})
+_HASHED_FIRST = frozenset({TransportName.ARIA2, TransportName.BITTORRENT})
+"""Before the first byte an agent may have to hash the whole item; that it died is told at once all the same."""
 _RANGES = frozenset({TransportName.HTTP, TransportName.S3})
 
 
@@ -228,7 +231,7 @@ class _Job:
         if failure is None or (failure.code == "cancelled" and not stall.stalled):
             return
         if stall.stalled:
-            failure = TransportFailure("timeout", f"nothing came for {STALL_SECONDS:g} s")
+            failure = TransportFailure("timeout", f"nothing came for {stall.patience:.3g} s")
         self._watcher.retried()
         for source in sources:
             source.fail(now, failure.code, failure.detail, moved=gained > 0)
@@ -246,16 +249,17 @@ class _Stall:
         self._size = part.size
         self._done = 0
         self._moved = time.monotonic()
-        self._patience = STALL_SECONDS + part.path.stat().st_size / LOOK_BYTES_A_SECOND
+        self._look_seconds = STALL_SECONDS + part.path.stat().st_size / LOOK_BYTES_A_SECOND
+        hashed = answer_seconds(part.size) if source.offer.transport in _HASHED_FIRST else 0.0
+        self.patience = hashed + self._look_seconds
         self.stalled = False
         self.preempted = False
 
     def progress(self, done: int) -> None:
         if done > self._done:
-            if self._done:
-                self._patience = STALL_SECONDS
+            self.patience = STALL_SECONDS if self._done else self._look_seconds
             if done >= self._size:
-                self._patience = STALL_SECONDS + self._size / LOOK_BYTES_A_SECOND  # it may look at what came
+                self.patience = STALL_SECONDS + self._size / LOOK_BYTES_A_SECOND  # it may look at what came
             self._done, self._moved = done, time.monotonic()
             self._watcher.tell(done, self._source.offer)
 
@@ -263,7 +267,7 @@ class _Stall:
         if self._watcher.cancelled():
             return True
         self.preempted = self.preempted or self._watcher.preempted()
-        self.stalled = not self.preempted and (self.stalled or time.monotonic() - self._moved > self._patience)
+        self.stalled = not self.preempted and (self.stalled or time.monotonic() - self._moved > self.patience)
         return self.preempted or self.stalled
 
 

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import pytest
 
 from ringrift_dagster.manifest.inventory import CHUNK_SIZE
+from ringrift_dagster.transfer import fetch as fetching
 from ringrift_dagster.transfer import ranges
 from ringrift_dagster.transfer.bandwidth import Links
 from ringrift_dagster.transfer.fetch import FetchFailed, Preempted, fetch
@@ -421,6 +422,46 @@ class TestOtherTransports:
             assert part.path.read_bytes() == BIG.data
         assert waited[0] < DEADLINE
         assert outcomes(fetched)["host-9"].failure == "timeout"
+
+    @pytest.mark.parametrize("name", [TransportName.ARIA2, TransportName.BITTORRENT, TransportName.RSYNC])
+    def test_a_source_that_hashes_first_is_waited_for(
+        self, name: TransportName, tmp_path: Path, servers: list[FaultyServer], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nothing can come from it before it knows the hashes of all pieces."""
+
+        def hash_first(into: Path, cancelled: Callable[[], bool], progress: Callable[[int], None]) -> None:
+            began = time.monotonic()
+            while time.monotonic() - began < 6 * fetching.STALL_SECONDS:
+                if cancelled():
+                    raise TransportFailure("cancelled")
+                time.sleep(0.01)
+            into.write_bytes(BIG.data)
+
+        monkeypatch.setattr(fetching, "STALL_SECONDS", 0.1)
+        with BIG.part(tmp_path) as part:
+            item = BIG.item([offer("http://host-9", "host-9", name), *offers(servers[:1])])
+            fetched = fetch(part, item, {name: _Whole(hash_first), **by_http()}, Consent())
+            assert part.path.read_bytes() == BIG.data
+        assert fetched.source == ("host-0" if name == TransportName.RSYNC else "host-9")
+
+    @pytest.mark.parametrize("name", [TransportName.ARIA2, TransportName.BITTORRENT])
+    def test_once_it_moves_it_is_waited_for_no_longer_than_others(
+        self, name: TransportName, tmp_path: Path, servers: list[FaultyServer]
+    ) -> None:
+        def stall(into: Path, cancelled: Callable[[], bool], progress: Callable[[int], None]) -> None:
+            progress(1)
+            stalled = time.monotonic()
+            while not cancelled():
+                time.sleep(0.02)
+            waited.append(time.monotonic() - stalled)
+            raise TransportFailure("cancelled")
+
+        waited: list[float] = []
+        with BIG.part(tmp_path) as part:
+            item = BIG.item([offer("http://host-9", "host-9", name), *offers(servers[:1])])
+            fetch(part, item, {name: _Whole(stall), **by_http()}, Consent())
+            assert part.path.read_bytes() == BIG.data
+        assert waited[0] < DEADLINE
 
     def test_lies_are_blamed_on_who_is_asked_alone(self, tmp_path: Path, servers: list[FaultyServer]) -> None:
         def lie(into: Path, cancelled: Callable[[], bool], progress: Callable[[int], None]) -> None:

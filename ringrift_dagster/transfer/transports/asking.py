@@ -40,9 +40,14 @@ def headers_for(url: str, sha256: str, token: str | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"} if token and is_agent(url, sha256) else {}
 
 
+def answer_seconds(size: int) -> float:
+    """How long an agent may take for an answer that it has to hash `size` bytes for."""
+    return ANSWER_SECONDS + size / HASHED_A_SECOND
+
+
 def ask(url: str, headers: dict[str, str], size: int, cancelled: Callable[[], bool]) -> bytes:
     """An answer that the agent may first have to hash `size` bytes for. Raises TransportFailure."""
-    seconds = ANSWER_SECONDS + size / HASHED_A_SECOND
+    seconds = answer_seconds(size)
     pool = ThreadPoolExecutor(1, "ask")
     try:
         answer = pool.submit(_request, "GET", url, headers, seconds, MAX_ANSWER_BYTES)
@@ -66,7 +71,7 @@ def tell(url: str, headers: dict[str, str], value: object, size: int) -> None:
 
     def post() -> None:
         with suppress(TransportFailure):
-            _request("POST", url, headers, ANSWER_SECONDS + size / HASHED_A_SECOND, None, orjson.dumps(value))
+            _request("POST", url, headers, answer_seconds(size), None, orjson.dumps(value))
 
     threading.Thread(target=post, name="tell", daemon=True).start()
 
