@@ -5,6 +5,7 @@ No request names a path. Every refusal is JSON `{"error": code, "detail": one li
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import os
 import re
@@ -26,21 +27,23 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ringrift_dagster.manifest.inventory import Bytes, Cursor, Name, NoAnswer
-from ringrift_dagster.manifest.sources.page import Page
 from ringrift_dagster.manifest.sources.tree import Opened
 from ringrift_dagster.node import event_api, piece_api, pull_api, removal_api
 from ringrift_dagster.node.agent import TREE, Agent, AgentConfig, Root
 from ringrift_dagster.node.http import (
     MAX_HEAD_BYTES,
     MAX_WAIT_SECONDS,
+    MAX_WAITING,
     Refused,
     answer_error,
     json_answer,
+    news,
     number,
     open_object,
     parse,
     read_body,
     refusal,
+    room_to_wait,
     root_of,
     sha256_of,
 )
@@ -103,6 +106,7 @@ class _Face:
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
         self.started = time.time()
+        self._waiting = asyncio.Semaphore(MAX_WAITING)
 
     def health(self, request: Request) -> Response:
         """How the agent and its roots are."""
@@ -122,23 +126,20 @@ class _Face:
             }
         )
 
-    def inventory(self, request: Request) -> Response:
-        """One page of a root's inventory."""
+    async def inventory(self, request: Request) -> Response:
+        """One page of a root's inventory, as fresh as `max_age` says if that comes within `wait` seconds."""
         query = request.query_params
         root = root_of(self.agent, query.get("root", TREE))
         limit = int(number(query.get("limit"), "limit", 1, MAX_LIMIT, MAX_LIMIT))
         since = _cursor(query.get("since"))
-        if missing := root.check():
-            raise missing
         max_age = number(query.get("max_age"), "max_age", 0, 1e9, -1)
         wait = number(query.get("wait"), "wait", 0, MAX_WAIT_SECONDS, DEFAULT_WAIT_SECONDS)
-        if root.failure is not None:
-            max_age = 0  # it is there again: look before answering
-        root.refresh(None if max_age < 0 else max_age, wait)
-        if root.failure is not None and root.failure.code != "timeout":
-            raise root.failure
-        page = root.tree.since(since, limit)
-        return Response(_page_json(page.model_copy(update={"node": self.agent.config.name})), media_type="application/json")
+        oldest = await run_in_threadpool(_ask, root, None if max_age < 0 else max_age)
+        if wait > 0 and not root.scanned_since(oldest):
+            async with room_to_wait(self._waiting):
+                await news(request, lambda: root.scanned_since(oldest), False, time.monotonic() + wait)
+        page = await run_in_threadpool(_page, root, since, limit, self.agent.config.name)
+        return Response(page, media_type="application/json")
 
     async def objects(self, request: Request) -> Response:
         """The bytes of an item, by its hash."""
@@ -274,8 +275,18 @@ def _endpoint(path: str) -> str:
     return part if path.startswith("/v1/") and part in known else "metrics" if path == "/metrics" else "other"
 
 
-def _page_json(page: Page) -> bytes:
-    return page.model_dump_json(exclude_defaults=True).encode()
+def _ask(root: Root, max_age: float | None) -> float:
+    """Ask a root that is there for a pass, see Root.ask. Raises NoAnswer."""
+    if missing := root.check():
+        raise missing
+    return root.ask(0 if root.failure is not None else max_age)  # if it is there again: look before answering
+
+
+def _page(root: Root, since: Cursor | None, limit: int, node: str) -> bytes:
+    """Raises NoAnswer."""
+    if root.failure is not None and root.failure.code != "timeout":
+        raise root.failure
+    return root.tree.since(since, limit).model_copy(update={"node": node}).model_dump_json(exclude_defaults=True).encode()
 
 
 def _cursor(text: str | None) -> Cursor | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import asdict
 from typing import Any
@@ -21,7 +22,7 @@ from ringrift_dagster.events.outbox import DeadLetter, OutboxFull
 from ringrift_dagster.manifest.store import StoreError
 from ringrift_dagster.node.agent import Agent
 from ringrift_dagster.node.host_events import HostEvents
-from ringrift_dagster.node.http import MAX_WAIT_SECONDS, Refused, json_answer, number, read_body
+from ringrift_dagster.node.http import MAX_WAIT_SECONDS, MAX_WAITING, Refused, json_answer, news, number, read_body, room_to_wait
 from ringrift_dagster.node.http import parse as parse_body
 
 MAX_EVENTS = 10_000
@@ -44,20 +45,27 @@ def routes(agent: Agent) -> list[Route]:
 class _Events:
     def __init__(self, events: HostEvents) -> None:
         self.events = events
+        self._waiting = asyncio.Semaphore(MAX_WAITING)
+        self._deliveries = 0
 
     async def tell(self, request: Request) -> Response:
         """One event or many, RingRift's own or ours; answered when they are on disk."""
         body = await read_body(request, MAX_BYTES)
         return json_answer(await run_in_threadpool(self._take_in, body), 202)
 
-    def read(self, request: Request) -> Response:
-        """What the coordinator told this host."""
+    async def read(self, request: Request) -> Response:
+        """What the coordinator told this host. With `wait`, not before there is something, or that many seconds passed."""
         query = request.query_params
         after = int(number(query.get("after"), "after", 0, 1 << 53, 0))
         limit = int(number(query.get("limit"), "limit", 1, MAX_READ, MAX_READ))
         wait = number(query.get("wait"), "wait", 0, MAX_WAIT_SECONDS, 0)
-        told, last = self.events.delivered.after(after, limit=limit, wait=wait)
-        return json_answer({"events": told, "last": last})
+        until = time.monotonic() + wait
+        seen, answer = self._deliveries, await run_in_threadpool(self._after, after, limit)
+        if not answer["events"] and wait > 0:
+            async with room_to_wait(self._waiting):
+                while not answer["events"] and await news(request, self._count, seen, until):
+                    seen, answer = self._deliveries, await run_in_threadpool(self._after, after, limit)
+        return json_answer(answer)
 
     async def receive(self, request: Request) -> Response:
         """A batch of another host's outbox; answered when it is on disk."""
@@ -69,7 +77,16 @@ class _Events:
         delivery = parse_body(Delivery, await read_body(request, MAX_BYTES))
         if delivery.host != self.events.name:
             raise Refused(409, "wrong_node", f"this is {self.events.name}, not {delivery.host}")
-        return json_answer({"taken": await run_in_threadpool(self._keep, delivery)})
+        taken = await run_in_threadpool(self._keep, delivery)
+        self._deliveries += 1
+        return json_answer({"taken": taken})
+
+    def _count(self) -> int:
+        return self._deliveries
+
+    def _after(self, number: int, limit: int) -> dict[str, Any]:
+        told, last = self.events.delivered.after(number, limit=limit)
+        return {"events": told, "last": last}
 
     def _take_in(self, body: bytes) -> dict[str, Any]:
         at = time.time()

@@ -5,9 +5,11 @@ No endpoint is here, and no rule about pulls, pieces or removal.
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Callable, Collection
-from contextlib import suppress
+import time
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 import orjson
@@ -25,6 +27,10 @@ MAX_HEAD_BYTES = 16 << 10
 """Of a request line with its headers."""
 MAX_WAIT_SECONDS = 60.0
 """That an answer may be waited for."""
+MAX_WAITING = 80
+"""Requests of a kind that may wait for an answer at once: two such kinds leave connections for everything else."""
+LOOK_SECONDS = 0.05
+"""Between two looks whether there is news."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _CODES = {400: "bad_request", 401: "unauthorized", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
@@ -100,6 +106,28 @@ def number(text: str | None, name: str, low: float, high: float, default: float)
     if not low <= value <= high:
         raise Refused(400, "bad_request", f"{name} is a number from {low:g} to {high:g}")
     return value
+
+
+@asynccontextmanager
+async def room_to_wait(places: asyncio.Semaphore) -> AsyncIterator[None]:
+    """One of the places of those that wait. Raises Refused (503) when none is left."""
+    if places.locked():
+        raise Refused(503, "busy", "as many wait for an answer as may")
+    async with places:
+        yield
+
+
+async def news(request: Request, look: Callable[[], object], known: object, until: float) -> bool:
+    """Wait until `look` tells something else than `known`; returns False at `until`, or when nobody listens any more.
+
+    No thread waits meanwhile; `look` is called by the event loop, and takes no time.
+    """
+    while look() == known:
+        left = until - time.monotonic()
+        if left <= 0 or await request.is_disconnected():
+            return False
+        await asyncio.sleep(min(LOOK_SECONDS, left))
+    return True
 
 
 def sha256_of(request: Request) -> str:

@@ -25,6 +25,7 @@ from ringrift_dagster.node.http import (
     Refused,
     json_answer,
     model_answer,
+    news,
     number,
     object_opener,
     parse,
@@ -39,8 +40,6 @@ ORDERS_AT_ONCE = 2
 """Orders read and parsed at once: large ones take several times their size."""
 ORDER_SECONDS = 60.0
 """In which an order's body has to come."""
-LOOK_SECONDS = 0.05
-"""Between two looks whether there is news of an order."""
 MAX_BUNDLE_ITEMS = 500
 MAX_BUNDLE_BYTES = 256 << 20
 BUNDLE_BLOCK = 4 << 20
@@ -109,8 +108,8 @@ class _Face:
         id, query = request.path_params["id"], request.query_params
         until = time.monotonic() + number(query.get("wait"), "wait", 0, MAX_WAIT_SECONDS, 0)
         known = int(number(query.get("version"), "version", 0, 1 << 40, -1)) if "version" in query else None
-        while self.agent.pulls.version(id) == known and known is not None and (left := until - time.monotonic()) > 0:
-            await asyncio.sleep(min(LOOK_SECONDS, left))
+        if known is not None:
+            await news(request, lambda: self.agent.pulls.version(id), known, until)
         return _answer(await run_in_threadpool(self.agent.pulls.get, id))
 
     def cancel(self, request: Request) -> Response:

@@ -78,14 +78,22 @@ class Root:
 
     def refresh(self, max_age: float | None, timeout: float) -> None:
         """Ask for it, and wait up to `timeout` seconds for a pass that began at most `max_age` seconds ago (None: any)."""
+        oldest = self.ask(max_age)
+        with self._changed:
+            self._changed.wait_for(lambda: self.scanned_since(oldest), timeout)
+
+    def ask(self, max_age: float | None) -> float:
+        """Ask for a pass that began at most `max_age` seconds ago (None: any); returns what `scanned_since` is to be asked."""
         oldest = float("-inf") if max_age is None else time.monotonic() - max_age
         with self._changed:
-            fresh = self._scanned is not None and self._scanned >= oldest
-            self._wanted = self._wanted or not (self._asked and fresh)
+            self._wanted = self._wanted or not (self._asked and self.scanned_since(oldest))
             self._asked = True
             self._changed.notify_all()
-            if not fresh:
-                self._changed.wait_for(lambda: self._scanned is not None and self._scanned >= oldest, timeout)
+        return oldest
+
+    def scanned_since(self, oldest: float) -> bool:
+        """Whether a pass has ended that began then or later. Without a lock."""
+        return self._scanned is not None and self._scanned >= oldest
 
     def _run(self) -> None:
         while self._wait():

@@ -7,17 +7,23 @@ import json
 import os
 import socket
 import sqlite3
+import threading
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import urllib3
+import uvicorn
 
 from ringrift_dagster.manifest.inventory import Cursor, NoAnswer
-from ringrift_dagster.manifest.sources.tree import mark_location
+from ringrift_dagster.manifest.sources.tree import TreeInventory, mark_location
+from ringrift_dagster.manifest.sources.tree_scan import ScanReport
+from ringrift_dagster.node.agent import AgentConfig
+from ringrift_dagster.node.app import create_app
 from tests.agents import RunningAgent, start
 
 NPZ = Path(__file__).parents[1] / "data" / "damaged" / "base_ok.npz"
@@ -58,6 +64,39 @@ def test_a_source_reads_all_then_only_what_changed(tree: Path, agent: Start) -> 
     moved = source.read(Cursor(nothing.epoch, nothing.cursor), 20)
     assert [(item.path, item.config) for item in moved.found] == [("models/nnue_hex8_3p.onnx", "hex8_3p")]
     assert [gone.path for gone in moved.gone] == ["models/nnue_hex8_2p.onnx"]
+
+
+@contextmanager
+def agent_in_a_thread(config: AgentConfig) -> Iterator[str]:
+    """An agent in this process; its URL."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(create_app(config), log_level="warning"))
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def test_many_that_wait_for_a_pass_keep_nobody_else_from_an_answer(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    really, released = TreeInventory.scan, threading.Event()
+
+    def scan(self: TreeInventory, timeout: float | None = None) -> ScanReport:
+        released.wait(60)
+        return really(self, timeout)
+
+    monkeypatch.setattr(TreeInventory, "scan", scan)
+    with agent_in_a_thread(AgentConfig("gpu-1", tree)) as url, ThreadPoolExecutor(60) as pool:
+        try:
+            waiting = [pool.submit(urllib3.request, "GET", f"{url}/v1/inventory?max_age=0&wait=60") for _ in range(60)]
+            answers = [ask(url, "/v1/health").status for _ in range(20)]
+            assert (answers, released.is_set()) == ([200] * 20, False)
+            assert not any(each.done() for each in waiting)
+        finally:
+            released.set()
+        assert [len(each.result().json()["found"]) for each in waiting] == [3] * 60
 
 
 def test_pages_put_together_are_the_whole(tree: Path, agent: Start) -> None:

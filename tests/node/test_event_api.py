@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+import select
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from ringrift_dagster.events.ids import new_id
 from ringrift_dagster.events.model import EventType, SelfplayNeeded
 from ringrift_dagster.home import Home
 from ringrift_dagster.manifest.store import Store, default_url
+from ringrift_dagster.node.http import MAX_WAITING
 from tests.agents import RunningAgent, running_agent
 from tests.events.hooks import hook
 from tests.events.variants import REFUSED
@@ -113,6 +117,48 @@ def test_from_a_host_to_the_inbox_and_back(agent: Start, tmp_path: Path, home: P
     assert HTTP.request("GET", again, headers={"authorization": "Bearer secret"}).json()["events"] == []
     assert HTTP.request("POST", f"{gpu.url}/v1/events", body=b"{}").status == 401
     assert HTTP.request("POST", f"{coordinator.url}/v1/inbox", body=b"{}").status == 401
+
+
+@contextmanager
+def many_that_wait(agent: RunningAgent, path: str) -> Iterator[list[socket.socket]]:
+    """As many connections that wait for an answer as may, without the one too many that was refused."""
+    address = urllib3.util.parse_url(agent.url)
+    with ExitStack() as stack:
+        waiting = []
+        for _ in range(MAX_WAITING + 1):
+            waiting.append(stack.enter_context(socket.create_connection((str(address.host), address.port or 0), SECONDS)))
+            waiting[-1].sendall(f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+        ((refused,), _, _) = select.select(waiting, [], [], SECONDS)
+        answer = whole(refused)
+        assert b" 503 " in answer and b'"busy"' in answer
+        waiting.remove(refused)
+        yield waiting
+
+
+def whole(connection: socket.socket) -> bytes:
+    with connection.makefile("rb") as answer:
+        return answer.read()
+
+
+def test_many_that_wait_for_events_keep_nobody_else_from_an_answer(agent: Start, tmp_path: Path) -> None:
+    gpu = agent(folder(tmp_path / "gpu"), "gpu-1")
+    with many_that_wait(gpu, "/v1/events?after=0&wait=60") as waiting:
+        assert [HTTP.request("GET", gpu.url + "/v1/health").status for _ in range(20)] == [200] * 20
+        assert select.select(waiting, [], [], 0)[0] == []
+        delivery = {"host": "gpu-1", "events": [{"id": new_id(), "type": "HOST_ONLINE"}]}
+        assert post(gpu, delivery, "/v1/deliveries") == (200, {"taken": 1})
+        for connection in waiting:
+            answer = whole(connection)
+            assert b" 200 " in answer and b'"last":1' in answer
+
+
+def test_whoever_waits_no_more_leaves_room_for_others(agent: Start, tmp_path: Path) -> None:
+    gpu = agent(folder(tmp_path / "gpu"), "gpu-1")
+    with many_that_wait(gpu, "/v1/events?after=0&wait=60"):
+        pass
+    until = time.monotonic() + SECONDS / 2
+    while (answer := get(gpu, "/v1/events?after=0&wait=0.01")) != {"events": [], "last": 0}:
+        assert time.monotonic() < until, answer
 
 
 def test_what_an_inbox_refuses(agent: Start, tmp_path: Path, home: Path) -> None:
