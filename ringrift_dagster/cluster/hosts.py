@@ -209,6 +209,7 @@ def _warnings(document: Located, content: _HostsFile) -> Iterator[Problem]:
     yield from _idle_preferences(document, content)
     yield from _placeholders(document)
     yield from _same_agent(document, content)
+    yield from _on_unnamed_nfs(document, content)
     limits = content.sync_routing
     if limits.max_disk_usage_percent > 100 - limits.min_free_disk_percent:
         where = ("sync_routing", "max_disk_usage_percent")
@@ -277,6 +278,21 @@ def _same_agent(document: Located, content: _HostsFile) -> Iterator[Problem]:
                 where = ("hosts", host.name)
                 yield Problem(document.line(where), where, f"same agent address as {first[url]}, {url}: give it a data_server_url")
             first.setdefault(url, host.name)
+
+
+def _on_unnamed_nfs(document: Located, content: _HostsFile) -> Iterator[Problem]:
+    """Hosts of which nobody says what file system it is that they share."""
+    shared = (*content.sync_routing.shared_storage, *content.shared_storage)
+    named = {name for place in shared for name in place.hosts}
+    flagged = [host for host in content.hosts.values() if host.nfs and host.active and host.name not in named]
+    count = Counter(host.provider for host in flagged)
+    for host in flagged:
+        if count[host.provider] > 1:
+            where = ("hosts", host.name, "has_nfs" if host.has_nfs else "nfs_enabled")
+            what = (
+                f"it counts as one with the other hosts of {host.provider} on NFS, and shared_storage does not say what they share"
+            )
+            yield Problem(document.line(where), where, what)
 
 
 def _problem(document: Located, details: ErrorDetails) -> Problem:

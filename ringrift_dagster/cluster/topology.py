@@ -146,7 +146,9 @@ class S3Place(Section):
 
 
 class SharedFileSystem(Section):
-    """One file system that several hosts see at the same path. The project's own section: RingRift only flags hosts as NFS."""
+    """One file system that several hosts see at the same path. The project's own section: RingRift only flags hosts as NFS.
+
+    What is lost with it, `domains` knows."""
 
     name: Name
     path: FilePath
@@ -235,7 +237,7 @@ class Place:
 
     `path` is its root, on a bucket the prefix. `via` is the host that a drive hangs on, `hosts` the active ones through which it
     is reached: the host itself, the drive's, all that mount a shared file system, none for a bucket. A disk is a
-    directory of this machine that is no host's tree.
+    directory of this machine that is no host's tree; `via` is then this machine's host, if that is known.
     """
 
     name: str

@@ -81,7 +81,14 @@ def open_plane(
 
 
 def _places(home: Home, cluster: Cluster) -> list[Place]:
-    return [Place(HOME_LOCATION, "disk", str(home.root), provider="local", role="coordinator"), *cluster.locations()]
+    via = _home_host(cluster)
+    return [Place(HOME_LOCATION, "disk", str(home.root), provider="local", role="coordinator", via=via), *cluster.locations()]
+
+
+def _home_host(cluster: Cluster) -> str | None:
+    """The host that the home is on: the coordinator's. None if the hosts file and the environment do not agree on one."""
+    named = {cluster.coordinator, os.environ.get(THIS_HOST_VARIABLE)} & set(cluster.hosts)
+    return named.pop() if len(named) == 1 else None
 
 
 def load_cluster(home: Home, hosts_file: Path | None = None) -> Cluster:

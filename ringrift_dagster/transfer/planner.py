@@ -215,7 +215,7 @@ class _Planning:
         held = self._domains(item)
         lasting = sum(not spot.place.ephemeral for spot in held.values())
         while (short := len(held) < copies) or lasting < rule.lasting:
-            spots = [spot for spot in self._open_to(rule, item) if spot.domain not in held]
+            spots = [spot for spot in self._open_to(rule, item) if spot.domain is not None and spot.domain not in held]
             chosen = self._best(spots, held.values(), item, lasting < rule.lasting)
             if chosen is None or (chosen.place.ephemeral and not short):
                 self._lack(rule, item, None, self._nowhere(rule, item, held))
@@ -224,11 +224,12 @@ class _Planning:
             lasting += not chosen.place.ephemeral
             self._want(rule, item, chosen, why)
 
-    def _domains(self, item: _Item) -> dict[str, Spot]:
-        """By domain, where an item can be read now or is on its way to."""
+    def _domains(self, item: _Item) -> dict[str | None, Spot]:
+        """By failure domain, as far as that is known, where an item can be read now or is on its way to."""
         here = {copy.location for copy in self.copies[item.id] if copy.state == ReplicaState.AVAILABLE and copy.online}
         names = here | self.coming[item.sha256]
-        return {spot.domain: spot for name in sorted(names) if (spot := self.spots.get(name)) is not None}
+        found = (self.spots.get(name) for name in sorted(names))
+        return {spot.domain: spot for spot in found if spot is not None and spot.domain is not None}
 
     def _open_to(self, rule: Rule, item: _Item) -> list[Spot]:
         """Places to which an item may be sent as a further copy."""
@@ -265,7 +266,7 @@ class _Planning:
 
         return min(spots, key=rank, default=None)
 
-    def _nowhere(self, rule: Rule, item: _Item, held: Collection[str]) -> str:
+    def _nowhere(self, rule: Rule, item: _Item, held: Collection[str | None]) -> str:
         """Why no place takes a further copy: the commonest reason."""
         reasons = Counter(
             why
@@ -355,7 +356,7 @@ class _Planning:
 
     def _short_of(self, rule: Rule, copies: int) -> list[_Item]:
         """Items with too few copies and none on its way for this; the fewest first."""
-        domain = sa.func.coalesce(locations.c.via, locations.c.name)
+        domain = self._domain()
         count = sa.func.count(sa.distinct(domain))
         lasting = sa.func.count(sa.distinct(sa.case((locations.c.ephemeral.is_(False), domain))))
         counted = (
@@ -373,6 +374,16 @@ class _Planning:
             .order_by(counted.c.copies, counted.c.lasting, items.c.id)
         )
         return self._items(query)
+
+    def _domain(self) -> sa.ColumnElement[str | None]:
+        """A location's failure domain. Most have the obvious one: only the others cost the database a comparison each."""
+        obvious = sa.func.coalesce(locations.c.via, locations.c.name)
+        others = [
+            (locations.c.name == name, sa.literal(spot.domain, sa.String))
+            for name, spot in self.spots.items()
+            if spot.place.liveness == Liveness.ONLINE and spot.domain != (spot.place.via or name)
+        ]
+        return sa.case(*others, else_=obvious) if others else obvious
 
     def _lacking_at(self, rule: Rule, name: str) -> list[_Item]:
         """Sound items that can be read somewhere and are not, archived ones included, at a place, nor on their way there."""

@@ -15,9 +15,10 @@ from uuid import uuid4
 
 import sqlalchemy as sa
 
+from ringrift_dagster.cluster.domains import failure_domains
 from ringrift_dagster.cluster.topology import Cluster
 from ringrift_dagster.manifest import replicas as copies
-from ringrift_dagster.manifest.locations import Location, all_locations
+from ringrift_dagster.manifest.locations import Location, all_locations, read_locations
 from ringrift_dagster.manifest.plane import TOKEN_VARIABLE, Plane
 from ringrift_dagster.manifest.queries import Copy, UnknownItem, Whereabouts, where
 from ringrift_dagster.manifest.schema import items, locations, operations, replicas
@@ -200,19 +201,21 @@ def _removable(store: Store, found: Whereabouts, location: str) -> list[Copy]:
 
 
 def _proofs(plane: Plane, prover: Prover, found: Whereabouts, location: str) -> list[Proof]:
-    """Live proofs of other copies on different hosts, the lasting ones first. Raises NotRemoved if there are too few."""
+    """Live proofs of other copies, none lost with another, the lasting ones first. Raises NotRemoved if there are too few."""
     places = {place.name: place for place in all_locations(plane.store)}
-    domains = {_domain(places[location])}
-    others = [copy for copy in found.reachable if copy.location in places and not is_retired_by_itself(copy)]
+    domain_of = failure_domains(plane.cluster, places.values())
+    domains = {domain_of[location]}
+    known = [copy for copy in found.reachable if domain_of.get(copy.location) is not None and domain_of[location] is not None]
+    others = [copy for copy in known if not is_retired_by_itself(copy)]
     proofs: list[Proof] = []
     for copy in sorted(others, key=lambda copy: (places[copy.location].ephemeral, copy.kind == "s3", copy.location)):
         place = places[copy.location]
-        if _domain(place) in domains or _is_enough(proofs):
+        if domain_of[copy.location] in domains or _is_enough(proofs):
             continue
         at = prover.prove(found.item, copy)
         if at is not None:
             proofs.append(Proof(copy.location, not place.ephemeral, at))
-            domains.add(_domain(place))
+            domains.add(domain_of[copy.location])
     if not _is_enough(proofs):
         proven = ", ".join(proof.location for proof in proofs) or "nobody"
         raise NotRemoved("too_few_copies", f"{PROOFS} others have to prove theirs, one of them lasting; {proven} did")
@@ -221,11 +224,6 @@ def _proofs(plane: Plane, prover: Prover, found: Whereabouts, location: str) -> 
 
 def _is_enough(proofs: Sequence[Proof]) -> bool:
     return len(proofs) >= PROOFS and any(proof.lasting for proof in proofs)
-
-
-def _domain(place: Location) -> str:
-    """What is lost with a location: its host."""
-    return place.via or place.name
 
 
 def _told_to_remove(prover: Prover, found: Whereabouts, copy: Copy) -> Sequence[str]:
@@ -286,7 +284,7 @@ def _oldest_first(plane: Plane, place: Location, at: float) -> Iterator[tuple[st
         rows = connection.execute(query).all()
     for page in in_batches(rows, _PAGE):
         pinned = pins.pinned(plane.store, [row.sha256.hex() for row in page], at=at)
-        elsewhere = _elsewhere(plane.store, [row.id for row in page], place)
+        elsewhere = _elsewhere(plane, [row.id for row in page], place)
         for row in page:
             sha256 = row.sha256.hex()
             copies_there, lasting = elsewhere.get(row.id, (0, 0))
@@ -304,19 +302,22 @@ def _needed(rules: Sequence[Rule], sha256: str, type: str, config: str | None) -
     return max([PROOFS, *wanted])
 
 
-def _elsewhere(store: Store, numbers: Sequence[int], place: Location) -> dict[int, tuple[int, int]]:
-    """On how many other hosts items can be read, snapshots not counted, and how many of those are lasting."""
-    domain = sa.func.coalesce(locations.c.via, locations.c.name)
+def _elsewhere(plane: Plane, numbers: Sequence[int], place: Location) -> dict[int, tuple[int, int]]:
+    """In how many other failure domains items can be read, snapshots not counted, and how many of those are lasting."""
     found: dict[int, dict[str, bool]] = defaultdict(dict)
-    with store.reading() as connection:
+    with plane.store.reading() as connection:
+        domain_of = failure_domains(plane.cluster, read_locations(connection))
+        here = domain_of[place.name]
         for batch in in_batches(numbers):
             query = (
-                sa.select(replicas.c.item_id, domain, locations.c.ephemeral)
+                sa.select(replicas.c.item_id, locations.c.name, locations.c.ephemeral)
                 .join_from(replicas, locations)
                 .where(replicas.c.item_id.in_(batch), replicas.c.state == ReplicaState.AVAILABLE)
-                .where(locations.c.liveness == Liveness.ONLINE, domain != _domain(place))
+                .where(locations.c.liveness == Liveness.ONLINE)
                 .where(~replicas.c.path.startswith(f"{SNAPSHOT_FOLDER}/"))
             )
             for number, name, ephemeral in connection.execute(query):
-                found[number][name] = found[number].get(name, False) or not ephemeral
+                domain = domain_of[name]
+                if here is not None and domain is not None and domain != here:
+                    found[number][domain] = found[number].get(domain, False) or not ephemeral
     return {number: (len(names), sum(names.values())) for number, names in found.items()}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from ringrift_dagster.cluster.domains import failure_domains
 from ringrift_dagster.cluster.topology import Cluster
 from ringrift_dagster.manifest.inventory import ItemType
 from ringrift_dagster.manifest.locations import Location, read_locations
@@ -31,11 +32,12 @@ _FLAGS = {
 class Spot:
     """A location that may be sent something. `queued` bytes are on their way there, as `open` operations.
 
-    `domain` is what is lost with it: its host. `sees` are other locations whose files can be read there in place.
+    `domain` is what is lost with it (`cluster.domains`), None if nobody knows. `sees` are other locations whose files can be read
+    there in place.
     """
 
     place: Location
-    domain: str
+    domain: str | None
     sees: frozenset[str]
     refuses: str | None
     favoured: bool
@@ -91,11 +93,13 @@ def all_spots(connection: Connection, cluster: Cluster) -> dict[str, Spot]:
     }
     declared = {place.name: place for place in cluster.locations()}
     found = {}
-    for place in read_locations(connection):
+    places = read_locations(connection)
+    domains = failure_domains(cluster, places)
+    for place in places:
         hosts = declared[place.name].hosts if place.name in declared else ()
         sees = frozenset(_sees(cluster, place.name))
         favoured = not set(hosts).isdisjoint(cluster.priority_hosts)
-        spot = Spot(place, place.via or place.name, sees, _refusal(cluster, place, hosts), favoured)
+        spot = Spot(place, domains[place.name], sees, _refusal(cluster, place, hosts), favoured)
         spot.queued, spot.open = queued.get(place.name, (0, 0))
         found[place.name] = spot
     return found

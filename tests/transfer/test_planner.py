@@ -363,10 +363,38 @@ def test_few_wait_for_a_target_at_a_time(store: Store, cluster_of: MakeCluster, 
 
 
 def test_copies_at_the_coordinator_count(store: Store, cluster_of: MakeCluster) -> None:
-    cluster = cluster_of(more=(Place("home", "disk", "", provider="local"),))
+    cluster = cluster_of(more=(Place("home", "disk", "", provider="local", via="mac-1"),))
     put_at(store, "a", "home", "nebius-1")
     (targets,) = planned(store, cluster).values()
-    assert len(targets) == 1 and "home" not in targets
+    assert len(targets) == 1 and not {"home", "owc"} & set(targets)
+
+
+def test_the_coordinators_home_and_tree_and_drive_are_one_copy(store: Store, cluster_of: MakeCluster) -> None:
+    cluster = cluster_of(target=2, more=(Place("home", "disk", "", provider="local", via="mac-1"),))
+    sha256 = put_at(store, "a", "home", "mac-1", "owc")
+    assert len(planned(store, cluster)[sha256]) == 1
+
+
+def test_a_home_that_may_be_on_any_host_counts_for_nothing(store: Store, cluster_of: MakeCluster) -> None:
+    cluster = cluster_of(target=2, more=(Place("home", "disk", "", provider="local"),))
+    enough, short, alone = (
+        put_at(store, str(names), *names) for names in (("home", "nebius-1", "vast-1"), ("home", "nebius-1"), ("home",))
+    )
+    found = planned(store, cluster)
+    assert {sha256: len(targets) for sha256, targets in found.items()} == {short: 1, alone: 2} and enough not in found
+
+
+def test_hosts_on_one_nfs_are_one_copy(store: Store, cluster_of: MakeCluster) -> None:
+    cluster = cluster_of(target=2, npz="false")
+    flagged = {name: host.model_copy(update={"has_nfs": name.startswith("nebius")}) for name, host in cluster.hosts.items()}
+    cluster = cluster.model_copy(update={"hosts": flagged})
+    sha256 = put_at(store, "a", "nebius-1", "nebius-2", "nfs")
+    (target,) = planned(store, cluster)[sha256]
+    assert target in ("vast-1", "vast-2", "lambda-1")
+    other = put_at(store, "b", "lambda-1")
+    thresholds = cluster.thresholds.model_copy(update={"replication_target": 6})
+    targets = planned(store, cluster.model_copy(update={"thresholds": thresholds}))[other]
+    assert len(set(targets) & {"nebius-1", "nebius-2", "nfs"}) == 1, "and are sent one"
 
 
 def test_a_location_that_left_the_hosts_file_gets_nothing(store: Store, cluster_of: MakeCluster) -> None:

@@ -24,6 +24,7 @@ from ringrift_dagster.transfer.rules import Rule, put
 from tests.s3_servers import new_bucket, rclone_server
 from tests.transfer.field import MODEL, Field, noise, running_field
 from tests.transfer.fresh import fresh
+from tests.transfer.real_items import NPZ
 
 GB = 10**9
 HOSTS = {
@@ -226,6 +227,39 @@ def test_a_drive_proves_and_is_removed_from_and_is_lost_with_its_host(tmp_path: 
         )  # fmt: skip
 
 
+def test_hosts_on_one_nfs_do_not_prove_each_other(tmp_path: Path) -> None:
+    """What three of them show may be one file."""
+    flagged = {f"nfs-{number}": "has_nfs: true" for number in (1, 2, 3)}
+    with running_field(tmp_path, {**flagged, "gpu-1": "", "gpu-2": ""}) as field:
+        data = noise(1000, 5)
+        for host in (*flagged, "gpu-1"):
+            sha256 = field.put(host, data)
+        field.refresh()
+        assert refused(field, sha256, "nfs-1").code == "too_few_copies"
+        disks(field, {"nfs-1": 10_000})
+        (cleaned,) = retention(field.plane)
+        assert (cleaned.removed, cleaned.kept) == ([], {"too_few_copies": 1})
+        field.put("gpu-2", data)
+        field.refresh()
+        assert [proof.location for proof in drop(field.plane, sha256, "nfs-1", why="a test").proofs] == ["gpu-1", "gpu-2"]
+        removed = drop(field.plane, sha256, "gpu-1", why="a test")
+        assert [proof.location for proof in removed.proofs] == ["gpu-2", "nfs-2"]
+
+
+def test_the_home_and_its_host_are_one(tmp_path: Path) -> None:
+    hosts = {"gpu-1": "", "gpu-2": "", "lead": "is_coordinator: true"}
+    with running_field(tmp_path, hosts) as field:
+        field.put("home", NPZ.read_bytes(), "datasets/square8_3p.npz")
+        for host in ("lead", "gpu-1"):
+            sha256 = field.put(host, NPZ.read_bytes(), "data/training/square8_3p.npz")
+        field.refresh()
+        assert refused(field, sha256, "gpu-1").code == "too_few_copies"
+        assert refused(field, sha256, "lead").code == "too_few_copies"
+        field.put("gpu-2", NPZ.read_bytes(), "data/training/square8_3p.npz")
+        field.refresh()
+        assert [proof.location for proof in drop(field.plane, sha256, "gpu-1", why="a test").proofs] == ["gpu-2", "home"]
+
+
 def test_nothing_is_removed_from_a_bucket_which_proves_what_it_took(tmp_path: Path) -> None:
     with rclone_server(tmp_path / "rclone") as endpoint:
         bucket = new_bucket(endpoint)
@@ -250,7 +284,7 @@ def test_nothing_is_removed_from_a_bucket_which_proves_what_it_took(tmp_path: Pa
 def disks(field: Field, used: Mapping[str, int]) -> None:
     """Let some hosts' disks of 10,000 bytes be as full as that, and all others' half empty, whatever this machine's is."""
     with field.plane.store.writing() as writer:
-        for host in HOSTS:
+        for host in field.agents:
             values = {"disk_total": 10_000, "disk_free": 10_000 - used.get(host, 5000)}
             writer.connection.execute(sa.update(locations).where(locations.c.name == host).values(values))
 
