@@ -225,11 +225,14 @@ NO_ANSWER_CODES = (
     "wrong_node",  # another host answers at this address
     "not_mounted",  # the place is known and not there: sentinel file missing
     "disk_error",  # the file system failed
+    "unfinished",  # it is telling, and goes on with that when it is asked next
 )
+CONTACT_CODES = frozenset({"unfinished"})
+"""Those of a place that is there, and told something: nothing can be taken in yet, and it is not silent."""
 
 
 class NoAnswer(Exception):
-    """A source told nothing: `code` is one of NO_ANSWER_CODES. Says nothing about what the location holds."""
+    """A source told nothing, or not all of it: `code` is one of NO_ANSWER_CODES. Says nothing about what the location holds."""
 
     def __init__(self, location: str, code: str, detail: str) -> None:
         super().__init__(f"{location}: {code}: {detail}")

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ringrift_dagster.manifest import orphans
-from ringrift_dagster.manifest.inventory import Inventory, NoAnswer
+from ringrift_dagster.manifest.inventory import CONTACT_CODES, Inventory, NoAnswer
 from ringrift_dagster.manifest.schema import locations, strangers
 from ringrift_dagster.manifest.states import Liveness
 from ringrift_dagster.manifest.store import Store, Writer, upsert
@@ -46,10 +46,14 @@ def answered(store: Store, inventory: Inventory, *, at: float) -> bool:
 
 
 def unanswered(store: Store, silence: NoAnswer, *, at: float) -> bool:
-    """Record that a location did not answer; returns whether that makes it OFFLINE or UNAVAILABLE now."""
+    """Record that a location did not answer; returns whether that makes it OFFLINE or UNAVAILABLE now.
+
+    One that told something is there: it stays what it is until all was told and taken in.
+    """
     with store.writing() as writer:
         place = _place(writer, silence.location)
-        failures = place.failures + 1
+        told = silence.code in CONTACT_CODES
+        failures = 0 if told else place.failures + 1
         now = Liveness(place.liveness)
         if silence.code == "not_mounted":
             now = Liveness.UNAVAILABLE
@@ -57,6 +61,8 @@ def unanswered(store: Store, silence: NoAnswer, *, at: float) -> bool:
             now = Liveness.OFFLINE
         went = now != place.liveness
         values: dict[str, Any] = {"failures": failures, "reason": f"{silence.code}: {silence.detail}"}
+        if told:
+            values["answered_at"] = at
         if went:
             values |= {"liveness": now, "changed_at": at}
         writer.connection.execute(sa.update(locations).where(locations.c.id == place.id).values(values))

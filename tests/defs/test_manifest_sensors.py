@@ -14,7 +14,9 @@ from ringrift_dagster.defs.manifest.sensors import host_change_sensor, manifest_
 from ringrift_dagster.defs.resources import HomeResource, PlaneResource
 from ringrift_dagster.home import Home
 from ringrift_dagster.manifest.changes import changes_since, last_change
+from ringrift_dagster.manifest.inventory import Inventory, NoAnswer
 from ringrift_dagster.manifest.refresh import Refreshed
+from ringrift_dagster.manifest.sources.tree import DiskSource
 from ringrift_dagster.manifest.store import Store
 from tests.agents import running_agent
 from tests.manifest.telling import dies, item, tell
@@ -78,6 +80,17 @@ def test_a_new_training_set_is_told_once(refresh: Tick, home: Home) -> None:
     assert (second.asset_events, second.run_requests) == ([], [])
     assert second.skip_reason.skip_message == "nothing changed; 1 of 1 locations answered"
     assert second.cursor == first.cursor
+
+
+def test_a_place_that_told_a_part_is_named_as_such(refresh: Tick, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    cursor = refresh().cursor
+
+    def telling(source: DiskSource, *_: object) -> Inventory:
+        raise NoAnswer(source.location, "unfinished", "2,000 entries so far")
+
+    monkeypatch.setattr(DiskSource, "read", telling)
+    told = refresh(cursor)
+    assert told.skip_reason.skip_message == "nothing changed; 0 of 1 locations answered; 1 told a part and go on"
 
 
 def test_more_copies_are_observed_and_cost_no_run(refresh: Tick, home: Home) -> None:

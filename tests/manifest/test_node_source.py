@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from hypothesis import given, settings
@@ -18,7 +19,10 @@ from hypothesis import strategies as st
 
 from ringrift_dagster.manifest.inventory import NO_ANSWER_CODES, Cursor, NoAnswer
 from ringrift_dagster.manifest.sources import node as node_module
+from ringrift_dagster.manifest.sources import tellings
 from ringrift_dagster.manifest.sources.node import NodeSource
+from ringrift_dagster.manifest.sources.page import Page
+from ringrift_dagster.manifest.sources.tellings import Telling, Tellings
 
 ITEM = {"path": "data/training/hex8_2p.npz", "sha256": "a" * 64, "size": 10, "type": "NPZ"}
 PAGE = {"epoch": "e1", "cursor": 5, "full": True, "now": 1.0, "node": "gpu-1", "found": [ITEM]}
@@ -120,6 +124,123 @@ def test_an_epoch_that_ends_between_pages_begins_the_answer_anew() -> None:
     with server(pages) as url:
         told = NodeSource("gpu-1", url).read(None, 5)
     assert (told.full, told.epoch, [item.path for item in told.found]) == (True, "e1", ["other.npz"])
+
+
+class Slow:
+    """An agent with five entries, an entry a page. When it is asked for the entry `held`, the questioner's time is over."""
+
+    def __init__(self) -> None:
+        self.held = 2
+        self.epoch = "e1"
+        self.full = True
+        self.asked: list[str | None] = []
+        self.over: Callable[[], None] = lambda: None
+
+    def __call__(self, handler: BaseHTTPRequestHandler) -> None:
+        since = parse_qs(urlsplit(handler.path).query).get("since", [None])[0]
+        self.asked.append(since)
+        epoch, _, position = (since or "").partition(":")
+        known = epoch == self.epoch
+        at = int(position) if known else 0
+        if at >= self.held:
+            self.over()
+            handler.close_connection = True
+            return
+        entry = [ITEM | {"path": f"data/training/{self.epoch}_{at}.npz"}] if at < 5 else []
+        told = {"epoch": self.epoch, "cursor": at + len(entry), "full": self.full and not known, "more": at < 4, "found": entry}
+        reply(PAGE | told)(handler)
+
+    def refuses(self, url: str, since: Cursor | None = None) -> NoAnswer:
+        with pytest.raises(NoAnswer) as refused:
+            NodeSource("gpu-1", url).read(since, 20)
+        return refused.value
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Slow:
+    agent = Slow()
+    enter = node_module._Conversation.__enter__
+
+    def entered(talk: node_module._Conversation) -> node_module._Conversation:
+        agent.over = talk._end
+        return enter(talk)
+
+    monkeypatch.setattr(node_module._Conversation, "__enter__", entered)
+    return agent
+
+
+def test_what_is_too_long_for_one_answer_is_told_in_several(slow: Slow) -> None:
+    with server(slow) as url:
+        first = slow.refuses(url)
+        assert (first.code, first.detail) == ("unfinished", "2 entries came so far, and more are to come")
+        slow.held = 4
+        assert slow.refuses(url).code == "unfinished"
+        assert slow.refuses(url).code == "timeout", "nothing more came"
+        slow.held = 9
+        told = NodeSource("gpu-1", url).read(None, 20)
+    assert (told.full, told.epoch, told.cursor) == (True, "e1", 5)
+    assert sorted(item.path for item in told.found) == [f"data/training/e1_{number}.npz" for number in range(5)]
+    assert slow.asked == [None, "e1:1", "e1:2", "e1:2", "e1:3", "e1:4", "e1:4", "e1:4"]
+
+
+def test_a_long_answer_that_was_not_taken_in_is_not_told_again(slow: Slow) -> None:
+    slow.held = 9
+    with server(slow) as url:
+        first = NodeSource("gpu-1", url).read(None, 20)
+        slow.asked.clear()
+        again = NodeSource("gpu-1", url).read(None, 20)
+        assert (again.full, again.cursor, again.found, slow.asked) == (True, 5, first.found, ["e1:5"])
+        taken_in = NodeSource("gpu-1", url).read(Cursor("e1", 5), 5)
+    assert (taken_in.full, taken_in.found) == (False, [])
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_what_was_told_of_another_epoch_is_forgotten(full: bool, slow: Slow) -> None:
+    with server(slow) as url:
+        assert slow.refuses(url).code == "unfinished"
+        slow.held, slow.epoch, slow.full = 9, "e2", full
+        told = NodeSource("gpu-1", url).read(None, 20)
+    assert (told.full, told.epoch) == (full, "e2")
+    assert sorted(item.path for item in told.found) == [f"data/training/e2_{number}.npz" for number in range(5)]
+
+
+def test_another_question_or_a_later_one_begins_anew(slow: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
+    with server(slow) as url:
+        for since, kept in ((None, tellings.KEPT_SECONDS), (Cursor("e0", 7), tellings.KEPT_SECONDS), (Cursor("e0", 7), -1.0)):
+            monkeypatch.setattr(tellings, "KEPT_SECONDS", kept)
+            slow.asked.clear()
+            assert slow.refuses(url, since).code == "unfinished"
+            assert slow.asked == [since and "e0:7", "e1:1", "e1:2"]
+
+
+def test_a_silence_in_between_loses_nothing_and_a_bad_answer_does(slow: Slow) -> None:
+    replies: list[Reply] = [slow, reply(b"", 502), reply(PAGE | {"found": {}}), slow]
+
+    def current(handler: BaseHTTPRequestHandler) -> None:
+        replies[0](handler)
+
+    with server(current) as url:
+        codes = []
+        for _ in range(4):
+            codes.append(slow.refuses(url).code)
+            replies.pop(0)
+    assert codes == ["unfinished", "server_error", "bad_answer", "unfinished"]
+    assert slow.asked == [None, "e1:1", "e1:2"] * 2
+
+
+def test_of_too_much_that_is_kept_the_shortest_goes_and_the_longest_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tellings, "MAX_KEPT_ENTRIES", 5)
+
+    def told(entries: int) -> Telling:
+        telling = Telling(None, None)
+        for number in range(entries):
+            telling.add(Page.model_validate(PAGE | {"full": False, "cursor": number, "found": [ITEM]}))
+        return telling
+
+    kept = Tellings()
+    for name, entries in (("a", 3), ("b", 2), ("c", 9), ("d", 4), ("c", 1)):
+        kept.keep((name,), told(entries))
+    assert {name: kept.take((name,), None).collected.entries for name in "abcd"} == {"a": 0, "b": 0, "c": 9, "d": 0}
 
 
 @pytest.mark.parametrize(
@@ -291,6 +412,7 @@ def test_a_dripping_server_does_not_stretch_the_deadline(head: bytes, body: byte
         (503, {"error": "not_mounted", "detail": "there is no /mnt"}, "not_mounted"),
         (503, {"error": "disk_error", "detail": "I/O"}, "disk_error"),
         (503, {"error": "rm -rf", "detail": ["x"]}, "server_error"),
+        (503, {"error": "unfinished", "detail": "trust me"}, "server_error"),
         (204, b"", "bad_answer"),
         (400, {"error": "bad_request"}, "bad_answer"),
         (418, b"teapot", "bad_answer"),

@@ -150,6 +150,31 @@ def test_who_does_not_answer_twice_is_offline_within_a_minute_and_loses_nothing(
     assert [change.kind for change in changes_since(store, result.changes)] == ["HOST_ONLINE", "ORPHANS_RESOLVED"]
 
 
+def test_who_tells_and_has_not_ended_yet_is_not_silent(store: Store) -> None:
+    now = [1000.0]
+
+    def cycled(source: Scripted) -> list[str | None]:
+        now[0] += 30
+        return [outcome.code for outcome in cycle(store, source, clock=lambda: now[0]).outcomes]
+
+    telling = {host: fails(host, NoAnswer(host, "unfinished", "2,000 entries so far")) for host in ("vast-1", "vast-2")}
+    assert cycled(tells("vast-1", "x")) == [None]
+    last = changes_since(store, 0)[-1].id
+    for host in ("vast-1", "vast-2", "vast-1", "vast-2"):
+        assert cycled(telling[host]) == ["unfinished"]
+    assert [len(source.asked) for source in telling.values()] == [2, 2], "once in each cycle"
+    places = {place.name: place for place in all_locations(store)}
+    assert (places["vast-1"].liveness, places["vast-1"].answered_at, places["vast-1"].replicas) == ("ONLINE", now[0] - 30, 1)
+    assert places["vast-1"].reason == "unfinished: 2,000 entries so far"
+    assert (places["vast-2"].liveness, places["vast-2"].epoch) == ("UNKNOWN", None)
+    assert changes_since(store, last) == []
+    cycled(fails("vast-1", NoAnswer("vast-1", "timeout", "no answer")))
+    cycled(telling["vast-1"])
+    assert liveness_of(store, "vast-1") == "OFFLINE", "it is back when all was told"
+    cycled(tells("vast-1", "x"))
+    assert liveness_of(store, "vast-1") == "ONLINE"
+
+
 def test_an_answer_for_another_location_is_not_used(store: Store) -> None:
     other = tells("vast-2", "x")
     other.location = "vast-1"
@@ -173,6 +198,16 @@ def test_a_shared_file_system_is_asked_through_the_next_host_when_one_is_silent(
     assert cycle(store, shared).silent == []
     cycle(store, shared)
     assert [len(source.asked) for source in through] == [1, 2, 0]
+
+
+def test_a_host_that_is_telling_of_a_shared_file_system_is_let_go_on(store: Store) -> None:
+    through = [
+        fails("nfs", NoAnswer("nfs", "refused", "down")),
+        fails("vast-2", NoAnswer("vast-2", "unfinished", "2,000 entries so far")),
+        tells("nfs", "x"),
+    ]
+    (silence,) = cycle(store, SharedSource("nfs", through)).silent
+    assert (silence.code, [len(source.asked) for source in through]) == ("unfinished", [1, 1, 0])
 
 
 def test_a_shared_file_system_is_not_mounted_only_if_every_host_says_so(store: Store) -> None:

@@ -18,6 +18,7 @@ from ringrift_dagster.defs.partitions import HOSTS
 from ringrift_dagster.defs.presentation import table
 from ringrift_dagster.defs.resources import PlaneResource
 from ringrift_dagster.manifest.changes import Change, changes_since, last_change
+from ringrift_dagster.manifest.inventory import CONTACT_CODES
 from ringrift_dagster.manifest.plane import Plane
 from ringrift_dagster.manifest.queries import unknown_hosts
 from ringrift_dagster.manifest.refresh import Refreshed
@@ -67,6 +68,8 @@ def _told(context: dg.SensorEvaluationContext, plane: Plane, refreshed: Refreshe
     announce(plane.store, changes)
     requests = _requests(context.instance, changes)
     answered = f"{len(refreshed.outcomes) - len(refreshed.silent)} of {len(refreshed.outcomes)} locations answered"
+    if telling := sum(outcome.code in CONTACT_CODES for outcome in refreshed.silent):
+        answered += f"; {telling} told a part and go on"
     if refreshed.left:
         answered += f"; no time for {len(refreshed.left)} of them yet"
     return dg.SensorResult(

@@ -21,14 +21,29 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util import Timeout, parse_url
 
-from ringrift_dagster.manifest.inventory import NO_ANSWER_CODES, Bytes, Count, Cursor, Inventory, NoAnswer, RelativePath, Scrubbed
-from ringrift_dagster.manifest.sources.page import MAX_ENTRIES, MAX_PAGE_BYTES, Collected, Page
+from ringrift_dagster.manifest.inventory import (
+    CONTACT_CODES,
+    NO_ANSWER_CODES,
+    Bytes,
+    Count,
+    Cursor,
+    Inventory,
+    NoAnswer,
+    RelativePath,
+    Scrubbed,
+)
+from ringrift_dagster.manifest.sources.page import MAX_ENTRIES, MAX_PAGE_BYTES, Page
+from ringrift_dagster.manifest.sources.tellings import Telling, Tellings
 
-PAGE_ENTRIES = 10_000
+PAGE_ENTRIES = 2000
+"""Few enough that some pages come within one answer over a slow line, and that many hosts' pages are not read all at once."""
 MAX_CONTROL_BYTES = 1 << 20
 """Of an answer that is no page."""
 MIN_SECONDS = 0.05
 
+_TELLINGS = Tellings()
+_PASSING = frozenset({"refused", "timeout", "unreachable", "server_error"})
+"""Silences after which what was told before still stands."""
 _READ_BYTES = 1 << 18
 _UNREACHABLE = (
     urllib3.exceptions.NameResolutionError,
@@ -81,13 +96,37 @@ class NodeSource:
         return self._node
 
     def read(self, since: Cursor | None, timeout: float) -> Inventory:
-        """What the root holds, or what changed since a cursor. Raises NoAnswer within about `timeout` seconds."""
+        """What the root holds, or what changed since a cursor. Raises NoAnswer within about `timeout` seconds.
+
+        What comes by then is kept: the next question with the same cursor goes on from there, whichever source of this process
+        asks it. So it is after a long answer, too: whoever asks as before did not take it in.
+        """
+        key = (self._location, self._url, self._root, self._node or "")
+        telling = _TELLINGS.take(key, since)
+        before = telling.pages
+        try:
+            page, latency = self._go_on(telling, timeout)
+        except NoAnswer as silence:
+            if silence.code in _PASSING:
+                _TELLINGS.keep(key, telling)
+            if silence.code == "timeout" and telling.pages > before:
+                told = f"{telling.collected.entries:,} entries came so far, and more are to come"
+                raise NoAnswer(self._location, "unfinished", told) from None
+            raise
+        answer = telling.collected.inventory(self._location, page, latency)
+        if telling.pages > 1:
+            _TELLINGS.keep(key, telling)
+        return answer
+
+    def _go_on(self, telling: Telling, timeout: float) -> tuple[Page, float]:
+        """Ask for page after page; returns the last, and the latency in seconds. Raises NoAnswer."""
         with _Conversation(self._location, self._url, self._token, timeout) as talk:
             started = time.monotonic()
             self._check_name(talk.get("/v1/health", MAX_CONTROL_BYTES))
             latency = time.monotonic() - started
-            collected, cursor, first = Collected(), since, True
+            first = True
             while True:
+                cursor = telling.cursor
                 page = self._page(talk, cursor, first)
                 if (
                     not page.full
@@ -96,12 +135,12 @@ class NodeSource:
                     and page.cursor < cursor.position + page.more
                 ):
                     raise NoAnswer(self._location, "bad_answer", "cursor: does not go on")
-                collected.add(page)
-                if collected.entries > MAX_ENTRIES:
+                telling.add(page)
+                if telling.collected.entries > MAX_ENTRIES:
                     raise NoAnswer(self._location, "bad_answer", f"more than {MAX_ENTRIES} entries")
-                cursor, first = Cursor(page.epoch, page.cursor), False
+                first = False
                 if not page.more:
-                    return collected.inventory(self._location, page, latency)
+                    return page, latency
 
     def scrub(self, max_bytes: int, timeout: float) -> Scrubbed:
         """Have the agent re-hash up to `max_bytes` of what was verified longest ago. Raises NoAnswer."""
@@ -264,7 +303,8 @@ class _Conversation:
         if status == 404:
             return self._no("not_found", detail or f"HTTP {status}")
         if status >= 500:
-            return self._no(code if code in NO_ANSWER_CODES else "server_error", detail or f"HTTP {status}")
+            passed_on = code if code in NO_ANSWER_CODES and code not in CONTACT_CODES else "server_error"
+            return self._no(passed_on, detail or f"HTTP {status}")
         return self._no("bad_answer", f"HTTP {status} {detail}".strip())
 
     def _translated(self, error: Exception) -> NoAnswer:

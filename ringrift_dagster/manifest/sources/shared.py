@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from ringrift_dagster.manifest.inventory import Cursor, Inventory, NoAnswer, Scrubbed, Source
+from ringrift_dagster.manifest.inventory import CONTACT_CODES, Cursor, Inventory, NoAnswer, Scrubbed, Source
 
 T = TypeVar("T")
 
@@ -37,6 +37,9 @@ class SharedSource:
             try:
                 answer = ask(source, max(share, 0.05))
             except NoAnswer as silence:
+                if silence.code in CONTACT_CODES:
+                    # The next host would have to begin anew.
+                    raise NoAnswer(self._location, silence.code, silence.detail) from None
                 silences.append((source, silence))
                 continue
             self._mounts.remove(source)
