@@ -55,10 +55,10 @@ def all_pins(store: Store, *, at: float) -> list[Pin]:
         return [Pin(row.sha256.hex(), row.owner, row.reason, row.created_at, row.expires_at) for row in connection.execute(query)]
 
 
-def pinned(store: Store, sha256s: Collection[str], *, at: float) -> dict[str, str]:
-    """Which of some items must stay, and why."""
+def pinned(store: Store, sha256s: Collection[str], *, at: float, besides: str | None = None) -> dict[str, str]:
+    """Which of some items must stay, and why; the pins of `besides`, an owner, do not count."""
     with store.reading() as connection:
-        return _pinned(connection, sha256s, at)
+        return _pinned(connection, sha256s, at, besides)
 
 
 def reserve(store: Store, sha256: str, owner: str, reason: str, *, at: float, until: float) -> None:
@@ -70,7 +70,7 @@ def reserve(store: Store, sha256: str, owner: str, reason: str, *, at: float, un
         _write(writer, Pin(sha256, owner[:100], reason[:200], at, until))
 
 
-def _pinned(connection: Connection, sha256s: Collection[str], at: float) -> dict[str, str]:
+def _pinned(connection: Connection, sha256s: Collection[str], at: float, besides: str | None = None) -> dict[str, str]:
     placing = [rule for rule in read(connection, at=at) if rule.copies is None]
     found: dict[str, str] = {}
     for batch in in_batches(sorted(bytes.fromhex(sha256) for sha256 in sha256s)):
@@ -81,7 +81,8 @@ def _pinned(connection: Connection, sha256s: Collection[str], at: float) -> dict
         for digest in connection.execute(_CANDIDATES.where(items.c.sha256.in_(batch))).scalars():
             found[digest.hex()] = "a candidate that waits for its evaluation"
         for row in connection.execute(_explicit(at).where(pins.c.sha256.in_(batch))):
-            found[row.sha256.hex()] = f"{row.owner}: {row.reason}"
+            if row.owner != besides:
+                found[row.sha256.hex()] = f"{row.owner}: {row.reason}"
     return found
 
 

@@ -146,7 +146,7 @@ def _is_excluded(cluster: Cluster, place: Location) -> bool:
 
 def _drop(plane: Plane, agents: Agents, sha256: str, location: str, why: str, clock: Callable[[], float]) -> Removed:
     found = _whereabouts(plane.store, sha256)
-    mine = _removable(plane.store, found, location)
+    _removable(plane.store, found, location)
     began, owner = clock(), f"removal {uuid4().hex}"
     until = began + RESERVED_SECONDS
     try:
@@ -158,6 +158,7 @@ def _drop(plane: Plane, agents: Agents, sha256: str, location: str, why: str, cl
         proofs = _proofs(plane, Prover(plane, agents), found, location)
         if clock() > until - HASHING_SECONDS:
             raise NotRemoved("timeout", "the proofs took so long that they may be old by now")
+        mine = _still_removable(plane.store, sha256, location, owner, clock())
         paths = _told_to_remove(Prover(plane, agents), found, mine[0])
         with plane.store.writing() as writer:
             copies.drop(writer, location, sha256, why=why, at=clock())
@@ -197,6 +198,14 @@ def _removable(store: Store, found: Whereabouts, location: str) -> list[Copy]:
         )
         if number := connection.execute(coming.limit(1)).scalar():
             raise NotRemoved("wanted", f"operation {number} brings it there")
+    return mine
+
+
+def _still_removable(store: Store, sha256: str, location: str, owner: str, at: float) -> list[Copy]:
+    """As `_removable`, once more: while copies were proved, somebody may have come to need this one. Raises NotRemoved."""
+    mine = _removable(store, _whereabouts(store, sha256), location)
+    if why := pins.pinned(store, [sha256], at=at, besides=owner).get(sha256):
+        raise NotRemoved("pinned", f"{why}; it came while the other copies were proved")
     return mine
 
 

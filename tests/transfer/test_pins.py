@@ -48,8 +48,10 @@ def test_several_may_pin_one_item(known: Store) -> None:
     pin(known, A, "bob", "second", at=11.0)
     pin(known, A, "ada", "changed her mind", at=12.0)
     assert [(each.owner, each.reason) for each in all_pins(known, at=13.0)] == [("bob", "second"), ("ada", "changed her mind")]
+    assert pinned(known, [A], at=13.0, besides="bob") == {A: "ada: changed her mind"}
     unpin(known, A, "ada")
     assert pinned(known, [A], at=13.0) == {A: "bob: second"}
+    assert pinned(known, [A], at=13.0, besides="bob") == {}
 
 
 def test_candidates_are_pinned_by_their_name(known: Store) -> None:

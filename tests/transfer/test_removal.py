@@ -14,11 +14,13 @@ import pytest
 import sqlalchemy as sa
 
 from ringrift_dagster.manifest.changes import changes_since
+from ringrift_dagster.manifest.queries import Copy, Item
 from ringrift_dagster.manifest.schema import locations
 from ringrift_dagster.transfer import pins, planner, queue, removal
 from ringrift_dagster.transfer.agents import AgentClient, AgentSilent
 from ringrift_dagster.transfer.model import Priority
 from ringrift_dagster.transfer.operations import Kind
+from ringrift_dagster.transfer.proofs import Prover
 from ringrift_dagster.transfer.removal import NotRemoved, Removed, drop, retention
 from ringrift_dagster.transfer.rules import Rule, put
 from tests.s3_servers import new_bucket, rclone_server
@@ -147,6 +149,31 @@ def test_what_is_pinned_wanted_or_unknown_stays(field: Field) -> None:
     assert there(field) == list(HOSTS)
 
 
+@pytest.mark.parametrize("code", ["pinned", "pinned by a rule", "wanted"])
+def test_what_comes_to_be_needed_while_the_others_are_proved_stays(
+    field: Field, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    sha256 = everywhere(field)
+    store = field.plane.store
+    proved = Prover.prove
+
+    def meanwhile(prover: Prover, item: Item, copy: Copy) -> float | None:
+        if code == "pinned":
+            pins.pin(store, sha256, "ada", "for the paper", at=time.time())
+        elif code == "wanted":
+            field.submit(sha256, "gpu-2")
+        else:
+            put(store, Rule("mine", Kind.SYNC, Priority.NORMAL, sha256=sha256, hosts=("gpu-2",), created_at=time.time()))
+        return proved(prover, item, copy)
+
+    monkeypatch.setattr(Prover, "prove", meanwhile)
+    with pytest.raises(NotRemoved) as told:
+        drop(field.plane, sha256, "gpu-2", why="a test")
+    assert told.value.code == code.partition(" ")[0]
+    assert there(field) == list(HOSTS)
+    assert [pin.owner for pin in pins.all_pins(store, at=time.time())] == (["ada"] if code == "pinned" else [])
+
+
 def test_a_candidate_stays(field: Field) -> None:
     name = "models/candidate_hex8_2p.pth"
     sha256 = everywhere(field, name=name, data=noise(1000, 2))
@@ -232,9 +259,7 @@ def test_hosts_on_one_nfs_do_not_prove_each_other(tmp_path: Path) -> None:
     flagged = {f"nfs-{number}": "has_nfs: true" for number in (1, 2, 3)}
     with running_field(tmp_path, {**flagged, "gpu-1": "", "gpu-2": ""}) as field:
         data = noise(1000, 5)
-        for host in (*flagged, "gpu-1"):
-            sha256 = field.put(host, data)
-        field.refresh()
+        sha256 = everywhere(field, *flagged, "gpu-1", data=data)
         assert refused(field, sha256, "nfs-1").code == "too_few_copies"
         disks(field, {"nfs-1": 10_000})
         (cleaned,) = retention(field.plane)
@@ -250,9 +275,7 @@ def test_the_home_and_its_host_are_one(tmp_path: Path) -> None:
     hosts = {"gpu-1": "", "gpu-2": "", "lead": "is_coordinator: true"}
     with running_field(tmp_path, hosts) as field:
         field.put("home", NPZ.read_bytes(), "datasets/square8_3p.npz")
-        for host in ("lead", "gpu-1"):
-            sha256 = field.put(host, NPZ.read_bytes(), "data/training/square8_3p.npz")
-        field.refresh()
+        sha256 = everywhere(field, "lead", "gpu-1", data=NPZ.read_bytes(), name="data/training/square8_3p.npz")
         assert refused(field, sha256, "gpu-1").code == "too_few_copies"
         assert refused(field, sha256, "lead").code == "too_few_copies"
         field.put("gpu-2", NPZ.read_bytes(), "data/training/square8_3p.npz")
