@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from anyio import CapacityLimiter, to_thread
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -50,6 +51,8 @@ from ringrift_dagster.node.http import (
 
 MAX_LIMIT = 50_000
 DEFAULT_WAIT_SECONDS = 10.0
+SCRUBS_AT_ONCE = 8
+"""Those beyond wait, and not in the threads that answer others."""
 
 _RANGES = re.compile(r"bytes=\s*(\d{1,18}-\d{0,18}|-\d{1,18})(\s*,\s*(\d{1,18}-\d{0,18}|-\d{1,18}))*\s*")
 _SINCE = re.compile(r"([A-Za-z0-9_-]{1,64}):([0-9]{1,18})")
@@ -107,6 +110,7 @@ class _Face:
         self.agent = agent
         self.started = time.time()
         self._waiting = asyncio.Semaphore(MAX_WAITING)
+        self._scrubs = CapacityLimiter(SCRUBS_AT_ONCE)
 
     def health(self, request: Request) -> Response:
         """How the agent and its roots are."""
@@ -151,7 +155,8 @@ class _Face:
     async def scrub(self, request: Request) -> Response:
         """Hash again what was verified longest ago."""
         order = parse(ScrubOrder, await read_body(request))
-        done = await run_in_threadpool(root_of(self.agent, order.root).tree.scrub, order.max_bytes, order.timeout)
+        scrub = root_of(self.agent, order.root).tree.scrub
+        done = await to_thread.run_sync(scrub, order.max_bytes, order.timeout, limiter=self._scrubs)
         return json_answer({"files": done.files, "bytes": done.bytes, "damaged": list(done.damaged), "remaining": done.remaining})
 
     def metrics(self, request: Request) -> Response:

@@ -6,8 +6,8 @@ from collections import OrderedDict
 from threading import Lock
 from typing import Any
 
+from anyio import CapacityLimiter, to_thread
 from pydantic import BaseModel, ConfigDict
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -20,6 +20,8 @@ from ringrift_dagster.transfer.model import OperationId
 
 LOCK_SECONDS = 60.0
 """That a scan which runs is waited for."""
+AT_ONCE = 8
+"""Of each kind. Those beyond wait, and not in the threads that answer others."""
 REMEMBERED = 1000
 """Removals whose answers are kept: the same one again is not done again."""
 
@@ -89,14 +91,14 @@ class Removals:
 
 def routes(agent: Agent) -> list[Route]:
     """The endpoints."""
-    removals = Removals(agent)
+    removals, proving, dropping = Removals(agent), CapacityLimiter(AT_ONCE), CapacityLimiter(AT_ONCE)
 
     async def proofs(request: Request) -> Response:
         order = parse(ProofOrder, await read_body(request))
-        return json_answer(await run_in_threadpool(removals.prove, order))
+        return json_answer(await to_thread.run_sync(removals.prove, order, limiter=proving))
 
     async def drops(request: Request) -> Response:
         order = parse(DropOrder, await read_body(request))
-        return json_answer(await run_in_threadpool(removals.drop, order))
+        return json_answer(await to_thread.run_sync(removals.drop, order, limiter=dropping))
 
     return [Route("/v1/proofs", proofs, methods=["POST"]), Route("/v1/drops", drops, methods=["POST"])]

@@ -99,6 +99,37 @@ def test_many_that_wait_for_a_pass_keep_nobody_else_from_an_answer(tree: Path, m
         assert [len(each.result().json()["found"]) for each in waiting] == [3] * 60
 
 
+@pytest.mark.parametrize(
+    ("name", "path", "body"),
+    [
+        ("scrub", "/v1/scrub", {"max_bytes": 1}),
+        ("prove", "/v1/proofs", {"sha256": "0" * 64}),
+        ("remove", "/v1/drops", {"id": "drop", "sha256": "0" * 64}),
+    ],
+)
+def test_many_that_want_something_hashed_keep_nobody_else_from_an_answer(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, name: str, path: str, body: dict[str, Any]
+) -> None:
+    hangs, released = threading.Event(), threading.Event()
+
+    def hang(*_: object) -> None:
+        hangs.set()
+        released.wait(60)
+        raise NoAnswer("gpu-1", "disk_error", "")
+
+    monkeypatch.setattr(TreeInventory, name, hang)
+    with agent_in_a_thread(AgentConfig("gpu-1", tree)) as url, ThreadPoolExecutor(60) as pool:
+        try:
+            waiting = [pool.submit(urllib3.request, "POST", url + path, json=body) for _ in range(60)]
+            assert hangs.wait(60)
+            answers = [ask(url, "/v1/health").status for _ in range(20)]
+            assert (answers, released.is_set()) == ([200] * 20, False)
+            assert not any(each.done() for each in waiting)
+        finally:
+            released.set()
+        assert [each.result().status for each in waiting] == [503] * 60
+
+
 def test_pages_put_together_are_the_whole(tree: Path, agent: Start) -> None:
     for number in range(25):
         (tree / f"models/m{number}_hex8_2p.onnx").write_bytes(b"%d" % number)
