@@ -235,6 +235,7 @@ operations = Table(
     Column("submitted_at", Double, nullable=False),
     Column("due_at", Double, comment="of a WAITING one"),
     Column("attempts", Integer, nullable=False, server_default="0", comment="that failed"),
+    Column("silent_seconds", Double, nullable=False, server_default="0", comment="it waited in all for who did not answer"),
     Column("leases", Integer, nullable=False, server_default="0", comment="fences off whoever held it before"),
     Column("owner", String(100)),
     Column("leased_until", Double),

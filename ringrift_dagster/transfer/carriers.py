@@ -140,7 +140,8 @@ class BucketCarrier:
         try:
             done = uploads.upload(self._client, self._bucket, goods.item, goods.suffix, givers, cancelled=cancelled)
         except UploadFailed as failure:
-            end = Ended(operation, goods.item, cause=failure.cause, detail=failure.detail, liars=failure.liars)
+            silent = failure.cause == "no_source" and not givers and bool(goods.silent(self._bucket.bucket))
+            end = Ended(operation, goods.item, cause=failure.cause, detail=failure.detail, liars=failure.liars, silent=silent)
         except Exception as error:  # the thread must tell, whatever it was
             end = Ended(operation, goods.item, cause="upload_failed", detail=f"{type(error).__name__}: {error}")
         else:

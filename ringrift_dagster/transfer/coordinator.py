@@ -33,7 +33,7 @@ from ringrift_dagster.transfer.targets import place_of
 
 LEASED_AT_ONCE = 500
 SILENT_AT_ONCE = 10
-"""Operations for a target that does not answer that are told so, the most urgent; the others wait in the queue."""
+"""Operations for a target that does not answer that are told of, the most urgent; the others only wait until it does."""
 LOOK_SECONDS = 0.1
 """Between two looks at the queue."""
 FULL_SECONDS = 1.0
@@ -194,7 +194,7 @@ class _Run:
             why = "the hosts file names no such place, or none that has an agent or is a bucket"
             self._record([Ended(each, cause="no_such_target", detail=why) for each in leased])
             return bool(leased)
-        if not self._answers():
+        if not self._answers(due):
             return False
         critical_only = time.monotonic() < self._full_until
         priorities = (Priority.CRITICAL,) if critical_only else due
@@ -238,8 +238,8 @@ class _Run:
             self._store, self._owner, self._target, at=at, limit=limit, priorities=priorities, seconds=self._lease_seconds
         )
 
-    def _answers(self) -> bool:
-        """Whether the carrier can work. While it cannot, what is most urgent is told so once; the rest waits as it is."""
+    def _answers(self, due: Sequence[Priority]) -> bool:
+        """Whether the carrier can work. While it cannot, all that may be leased waits; as soon as it can, all that waits is due."""
         if self._report.silent is not None and time.monotonic() - self._looked_at < SILENT_SECONDS:
             return False
         if self._report.silent is None and self._looked_at > float("-inf"):
@@ -248,8 +248,11 @@ class _Run:
         self._report.silent = self._carrier.silent() if self._carrier else None
         if self._report.silent is not None and not self._warned:
             self._warned = True
-            leased = self._lease(self._priorities, SILENT_AT_ONCE, self._clock())
-            self._record([Ended(each, cause="agent_silent", detail=self._report.silent) for each in leased])
+            leased = self._lease(due, SILENT_AT_ONCE, self._clock())
+            self._record([Ended(each, cause="agent_silent", detail=self._report.silent, silent=True) for each in leased])
+            queue.put_off_all(self._store, self._target, due, self._report.silent, at=self._clock())
+        elif self._report.silent is None:
+            queue.wake(self._store, self._target)
         return self._report.silent is None
 
     def _hear(self, seconds: float) -> bool:

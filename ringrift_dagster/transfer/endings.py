@@ -19,6 +19,7 @@ from ringrift_dagster.manifest.inventory import ItemType
 from ringrift_dagster.manifest.queries import Item
 from ringrift_dagster.manifest.replicas import Made
 from ringrift_dagster.manifest.schema import locations, operations
+from ringrift_dagster.manifest.states import Liveness
 from ringrift_dagster.manifest.store import Store, Writer
 from ringrift_dagster.transfer import breakers, limits, queue
 from ringrift_dagster.transfer.model import OfferOutcome, Priority
@@ -26,8 +27,10 @@ from ringrift_dagster.transfer.operations import CAUSES_HERE, Brought, Kind, Ope
 
 ODD_CAUSE = "agent_refused"
 """What a cause counts as that only an agent knows."""
-OF_THE_LINK = frozenset({"no_source", "timeout", "agent_silent"})
-"""Failures that say that a link bears less."""
+OF_THE_LINK = frozenset({"no_source", "timeout"})
+"""Failures that say that a link bears less, if somebody answered."""
+NOBODY_THERE = frozenset({"refused", "unreachable"})
+"""Failures of an offer that say nothing of its link."""
 _ASKED_FOR = frozenset({Kind.PRELOAD, Kind.SYNC})
 """What a host wants for itself: it is told how that ended."""
 _OVER = frozenset({State.DONE, State.FAILED})
@@ -65,7 +68,8 @@ class Row:
 class Ended:
     """The end of an attempt at an operation: well, unless there is a `cause`. `made` is the copy that is at the target now.
 
-    `outcomes` say what each offer was good for, `liars` whose copies are not what their hash says.
+    `outcomes` say what each offer was good for, `liars` whose copies are not what their hash says. `silent`: nobody answered who is
+    needed for it, so it was no attempt.
     """
 
     operation: Operation
@@ -77,6 +81,7 @@ class Ended:
     next_action: str | None = None
     outcomes: tuple[OfferOutcome, ...] = ()
     liars: tuple[str, ...] = ()
+    silent: bool = False
 
 
 def record(store: Store, location: str, ended: Sequence[Ended], *, at: float) -> list[Row]:
@@ -135,7 +140,22 @@ def _fail(writer: Writer, each: Ended, at: float) -> State | None:
     cause, detail = each.cause or "", each.detail
     if cause not in CAUSES_HERE:
         cause, detail = ODD_CAUSE, f"{cause}: {detail}"
+    if each.silent or _none_is_there(writer, each):
+        return queue.put_off(writer, each.operation, cause, detail, at=at)
     return queue.fail(writer, each.operation, cause, detail, at=at, next_action=each.next_action, retries=each.brought.retries)
+
+
+def _none_is_there(writer: Writer, each: Ended) -> bool:
+    """Whether an agent got nothing because every place that it asked is one that does not answer us either."""
+    if each.cause not in OF_THE_LINK or not each.outcomes or any(outcome.bytes for outcome in each.outcomes):
+        return False
+    asked = locations.c.name.in_({outcome.location for outcome in each.outcomes})
+    there = sa.select(locations.c.id).where(asked, locations.c.liveness == Liveness.ONLINE).limit(1)
+    return writer.connection.execute(there).first() is None
+
+
+def _answered(outcome: OfferOutcome) -> bool:
+    return outcome.bytes > 0 or (outcome.failures > 0 and outcome.failure not in NOBODY_THERE)
 
 
 def _observe_links(writer: Writer, location: str, ended: Iterable[Ended], at: float) -> None:
@@ -143,10 +163,10 @@ def _observe_links(writer: Writer, location: str, ended: Iterable[Ended], at: fl
     for each in ended:
         if each.cause is None and each.brought.bytes:
             seen[limits.going_to(location)].append(limits.Ended(True, each.brought.bytes, each.brought.seconds))
-        elif each.cause in OF_THE_LINK:
+        elif each.cause in OF_THE_LINK and any(map(_answered, each.outcomes)):
             seen[limits.going_to(location)].append(limits.Ended(False))
         for outcome in each.outcomes:
-            if outcome.bytes or outcome.failures:
+            if _answered(outcome):
                 good = outcome.bytes > 0 and outcome.failure is None
                 seen[limits.coming_from(outcome.location)].append(limits.Ended(good, outcome.bytes, outcome.seconds))
     if seen:

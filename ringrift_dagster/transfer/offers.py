@@ -64,6 +64,10 @@ class Goods:
         """A copy on a file system that the receiver sees."""
         return next((source for source in self.sources if source.why == _IN_PLACE), None)
 
+    def silent(self, target: str) -> list[str]:
+        """The locations that hold it and do not answer, but for the one that it is for."""
+        return [source.location for source in self.sources if source.why == SILENT and source.location != target]
+
 
 def goods_of(store: Store, sha256s: Iterable[str], host: str) -> dict[str, Goods]:
     """Items with their copies, the best for a host first; what the manifest does not know is left out."""

@@ -95,6 +95,7 @@ class Operation:
     detail: str | None
     next_action: str | None
     finished_at: float | None
+    silent_seconds: float = 0.0
 
     @property
     def aged(self) -> bool:

@@ -46,8 +46,6 @@ CANCEL_SECONDS = 10.0
 BUSY_SECONDS = 10.0
 TRIAL_SECONDS = 5.0
 """Whoever waits for what comes of somebody's trial looks again after so long."""
-BLOCKED_SECONDS = 86_400.0
-"""So long an operation waits for breakers before that counts as a failure."""
 _FINAL = frozenset({PullState.DONE, PullState.FAILED, PullState.CANCELLED})
 
 
@@ -188,8 +186,8 @@ class AgentCarrier:
             elif offers := offering.of(found, receivers.get(sha256, ())):
                 offered.append(_Offered(tuple(here), found, tuple(offers)))
             else:
-                why = "no place that answers holds it"
-                begun.ended += [Ended(each, found.item, cause="no_source", detail=why) for each in here]
+                why, silent = "no place that answers holds it", bool(found.silent(self._place.name))
+                begun.ended += [Ended(each, found.item, cause="no_source", detail=why, silent=silent) for each in here]
         return offered
 
     def _unblocked(self, offered: Sequence[_Offered], begun: Begun, at: float) -> list[_Offered]:
@@ -206,11 +204,11 @@ class AgentCarrier:
 
     def _wait_for(self, blocked: _Offered, shut: Mapping[Way, Breaker], begun: Begun, at: float) -> None:
         why = f"not asked for a while: {', '.join(sorted({offer.location for offer in blocked.offers}))}"
-        old = [each for each in blocked.operations if at - each.submitted_at > BLOCKED_SECONDS]
+        old = [each for each in blocked.operations if each.silent_seconds >= queue.SILENT_SECONDS]
         begun.ended += [Ended(each, blocked.goods.item, cause="no_source", detail=why) for each in old]
         waiting = [each for each in blocked.operations if each not in old]
         again = min(_again(shut[_way(offer)], at) for offer in blocked.offers)
-        queue.give_back(self._plane.store, self._owner, waiting, at=at, again_in=again, cause="no_source", detail=why)
+        queue.give_back(self._plane.store, self._owner, waiting, at=at, again_in=again, cause="no_source", detail=why, silent=True)
 
     def _post(self, offered: Sequence[_Offered], begun: Begun, at: float) -> None:
         """Give the agent orders, one or more a priority. Their ids are in the queue before the agent hears of them."""
@@ -379,7 +377,7 @@ def _moved(told: ItemProgress) -> int:
 
 def _not_taken(operation: Operation, item: Item | None, why: AgentSilent | AgentRefused) -> Ended:
     cause = "agent_silent" if isinstance(why, AgentSilent) else "agent_refused"
-    return Ended(operation, item, cause=cause, detail=str(why))
+    return Ended(operation, item, cause=cause, detail=str(why), silent=isinstance(why, AgentSilent))
 
 
 def _way(offer: Offer) -> Way:

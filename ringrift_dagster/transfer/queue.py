@@ -46,6 +46,11 @@ ATTEMPTS = 6
 BACK_OFF = (5.0, 3600.0)
 """Seconds before the second attempt, doubled with each, and at most."""
 CRITICAL_BACK_OFF = 60.0
+SILENT_PAUSE = (5.0, 120.0)
+"""Seconds until who did not answer is asked again, doubled each time, and at most: who is back is not waited for much longer."""
+CRITICAL_SILENT_PAUSE = 15.0
+SILENT_SECONDS = 86_400.0
+"""An operation that waited in all for so long for who does not answer counts that as a failure."""
 FINAL_CAUSES = frozenset({"not_sound", "would_lose_games", "occupied", "read_only", "unknown_item", "no_such_target"})
 """Trying again changes nothing: somebody has to do something first."""
 NEXT_ACTIONS = {
@@ -66,6 +71,7 @@ NEXT_ACTIONS = {
 }
 """What a person has to do when the last attempt failed."""
 _OPEN = operations.c.finished_at.is_(None)
+_SILENT = "agent_silent"
 _SUBMIT_LOCK = 0x51554555
 _Key = tuple[str, bytes, str]
 """What is asked for once at a time: kind, item, target."""
@@ -230,6 +236,45 @@ def fail(
     return State.WAITING
 
 
+def put_off(writer: Writer, held: Operation, cause: str, detail: str, *, at: float) -> State | None:
+    """Record that nobody answered who is needed for it: it waits, and no attempt is counted. After a day of that, as `fail`."""
+    if held.silent_seconds >= SILENT_SECONDS:
+        return fail(writer, held, cause, detail, at=at)
+    if cause not in CAUSES_HERE:
+        raise ValueError(f"{cause!r} is no cause of a failure")
+    if not _held(writer.connection, held.owner or "", [held]):
+        return None
+    pause = _silent_pause(held)
+    told = _silent(cause, detail, at, pause)
+    if cause != _SILENT:  # what a silent agent was ordered it goes on with
+        told["order_id"] = None
+    writer.connection.execute(sa.update(operations).where(operations.c.id == held.id).values(told))
+    return State.WAITING
+
+
+def put_off_all(store: Store, target: str, priorities: Collection[Priority], detail: str, *, at: float) -> int:
+    """Let what is queued at a target that does not answer wait until it does, see `wake`; returns how many.
+
+    Nobody then starts a run for each of them only to hear the same.
+    """
+    put_off = 0
+    with _transaction(store) as connection:
+        for rank in turns.ranks(priorities):
+            pause = CRITICAL_SILENT_PAUSE if rank == RANKS[Priority.CRITICAL] else SILENT_PAUSE[1]
+            queued = turns.skipping_locked(in_state(State.QUEUED), operations.c.target == target, operations.c.rank == rank)
+            waits = sa.update(operations).where(operations.c.id.in_(queued)).values(_silent(_SILENT, detail, at, pause))
+            put_off += connection.execute(waits).rowcount
+    return put_off
+
+
+def wake(store: Store, target: str) -> int:
+    """A target answers: what waits for that is due. Returns how many."""
+    with _transaction(store) as connection:
+        waiting = turns.skipping_locked(in_state(State.WAITING), operations.c.target == target, operations.c.cause == _SILENT)
+        due = {"state": State.QUEUED.value, "due_at": None}
+        return connection.execute(sa.update(operations).where(operations.c.id.in_(waiting)).values(due)).rowcount
+
+
 def back_off(priority: Priority, attempts: int, jitter: Callable[[], float] = random.random) -> float:
     """Seconds until the next attempt after so many failed ones; `jitter` gives 0 to 1."""
     first, longest = BACK_OFF
@@ -246,11 +291,15 @@ def give_back(
     again_in: float = 0.0,
     cause: str | None = None,
     detail: str | None = None,
+    silent: bool = False,
 ) -> int:
-    """Return leases without an attempt being counted; they can be had again in so many seconds. Returns how many."""
+    """Return leases without an attempt being counted; they can be had again in so many seconds. Returns how many.
+
+    `silent`: because somebody does not answer, which is borne for so long as `put_off` bears it.
+    """
     with _transaction(store) as connection:
         mine = sorted(_held(connection, owner, held))
-        _set_free(connection, mine, at=at, again_in=again_in, cause=cause, detail=detail)
+        _set_free(connection, mine, at=at, again_in=again_in, cause=cause, detail=detail, silent=silent)
     return len(mine)
 
 
@@ -420,13 +469,37 @@ def _tell_failed(writer: Writer, row: Any, cause: str, detail: str | None, next_
     publish(writer, EventType.DATA_TRANSFER_FAILED, failed, at=at)
 
 
+def _silent_pause(held: Operation) -> float:
+    first, longest = SILENT_PAUSE
+    most = CRITICAL_SILENT_PAUSE if held.priority == Priority.CRITICAL else longest
+    return min(max(held.silent_seconds, first), most)
+
+
+def _silent(cause: str, detail: str, at: float, pause: float) -> dict[str, Any]:
+    """What an operation is told that waits for somebody to answer."""
+    return {
+        "state": State.WAITING.value, "due_at": at + pause, "owner": None, "leased_until": None, "source": None,
+        "silent_seconds": operations.c.silent_seconds + pause, "cause": cause, "detail": detail[:2000],
+        "next_action": f"{NEXT_ACTIONS[cause]}: it is asked again within {pause:.0f} s",
+    }  # fmt: skip
+
+
 def _set_free(
-    connection: Connection, numbers: Sequence[int], *, at: float, again_in: float, cause: str | None, detail: str | None
+    connection: Connection,
+    numbers: Sequence[int],
+    *,
+    at: float,
+    again_in: float,
+    cause: str | None,
+    detail: str | None,
+    silent: bool = False,
 ) -> None:
     free: dict[str, Any] = {"state": State.QUEUED.value, "owner": None, "leased_until": None, "source": None}
     free |= {"cause": cause, "detail": detail}
     if again_in > 0:
         free |= {"state": State.WAITING.value, "due_at": at + again_in, "next_action": f"again in {again_in:.0f} s"}
+    if silent:
+        free["silent_seconds"] = operations.c.silent_seconds + again_in
     for batch in in_batches(numbers):
         connection.execute(sa.update(operations).where(operations.c.id.in_(batch)).values(free))
 

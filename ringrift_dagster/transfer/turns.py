@@ -79,10 +79,10 @@ def ready(connection: Connection, target: str, at: float) -> int:
         found = connection.execute(_LOOK, given).all()
     borne, due, expired, *oldest = tuple(found[0])
     if due:
-        woken = _skipping_locked(in_state(State.WAITING), operations.c.due_at <= at)
+        woken = skipping_locked(in_state(State.WAITING), operations.c.due_at <= at)
         connection.execute(sa.update(operations).where(operations.c.id.in_(woken)).values(state=State.QUEUED, due_at=None))
     if expired:
-        left = _skipping_locked(in_state(State.LEASED), operations.c.target == target, operations.c.leased_until <= at)
+        left = skipping_locked(in_state(State.LEASED), operations.c.target == target, operations.c.leased_until <= at)
         free = {"state": State.QUEUED, "owner": None, "leased_until": None, "source": None}
         connection.execute(sa.update(operations).where(operations.c.id.in_(left)).values(free))
     if any(first is not None and first <= at - AGING_SECONDS for first in oldest):
@@ -124,12 +124,21 @@ def following(connection: Connection, target: str, priorities: Collection[Priori
         yield from connection.execute(_NEXT, {"at_target": target, "low": low, "high": high, "at_most": at_most})
 
 
+def ranks(priorities: Collection[Priority]) -> list[int]:
+    """The ranks that may be leased, the most urgent first. What has aged goes with all but CRITICAL alone."""
+    return sorted({RANKS[priority] for priority in priorities} | ({AGED} if set(priorities) - {Priority.CRITICAL} else set()))
+
+
+def skipping_locked(*conditions: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    """Ids of operations, but for those that somebody else has just now."""
+    return sa.select(operations.c.id).where(*conditions).order_by(operations.c.id).with_for_update(skip_locked=True)
+
+
 def _ranges(priorities: Collection[Priority]) -> list[tuple[int, int]]:
-    """The ranks that may be leased, as ranges, the most urgent first. What has aged goes with all but CRITICAL alone."""
-    ranks = sorted({RANKS[priority] for priority in priorities} | ({AGED} if set(priorities) - {Priority.CRITICAL} else set()))
+    """The ranks that may be leased, as ranges, the most urgent first."""
     every = [AGED, *RANKS.values()]
     found: list[tuple[int, int]] = []
-    for rank in ranks:
+    for rank in ranks(priorities):
         if found and not any(found[-1][1] < other < rank for other in every):
             found[-1] = found[-1][0], rank
         else:
@@ -166,7 +175,3 @@ def _old(connection: Connection, target: str, at: float) -> list[tuple[int, int 
         )
         found += [(row.id, row.size) for row in connection.execute(oldest) if row.submitted_at <= at - AGING_SECONDS]
     return found
-
-
-def _skipping_locked(*conditions: sa.ColumnElement[bool]) -> sa.Select[Any]:
-    return sa.select(operations.c.id).where(*conditions).order_by(operations.c.id).with_for_update(skip_locked=True)

@@ -47,6 +47,11 @@ def fails(store: Store, held: Operation, cause: str, *, at: float) -> State | No
         return queue.fail(writer, held, cause, "told by a test", at=at, jitter=lambda: 0.5)
 
 
+def put_off(store: Store, held: Operation, cause: str, *, at: float) -> State | None:
+    with store.writing() as writer:
+        return queue.put_off(writer, held, cause, "told by a test", at=at)
+
+
 def count(store: Store, query: sa.Select[Any]) -> int:
     with store.reading() as connection:
         return connection.execute(sa.select(sa.func.count()).select_from(query.subquery())).scalar_one()

@@ -14,11 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from ringrift_dagster.manifest.inventory import FoundItem, ItemType
+from ringrift_dagster.manifest.schema import link_limits, operations
 from ringrift_dagster.manifest.sources.hashing import hash_file
 from ringrift_dagster.manifest.store import Store
 from ringrift_dagster.transfer import breakers, queue
+from ringrift_dagster.transfer.coordinator import Coordinator
 from ringrift_dagster.transfer.model import Priority
 from ringrift_dagster.transfer.operations import Kind, Operation, State, Wanted
 from tests.manifest.telling import tell
@@ -322,7 +325,7 @@ def test_an_agent_that_is_killed_goes_on_when_it_is_back(tmp_path: Path) -> None
         assert sha256 in field.held("n2").values() and field.agrees()
 
 
-def test_a_silent_target_costs_a_few_attempts_and_the_rest_is_left_alone(tmp_path: Path) -> None:
+def test_of_a_silent_target_few_are_told_and_all_wait_until_it_answers(tmp_path: Path) -> None:
     with running_field(tmp_path, {"n1": "", "n2": ""}) as field:
         wanted = [field.put("n1", noise(1000, number), f"models/x{number}_hex8_2p.onnx") for number in range(30)]
         field.refresh()
@@ -331,11 +334,57 @@ def test_a_silent_target_costs_a_few_attempts_and_the_rest_is_left_alone(tmp_pat
         report = field.run("n2", idle=0.3)
         assert report.silent and {(row.state, row.cause) for row in report.rows} == {(State.WAITING, "agent_silent")}
         assert len(report.rows) == 10
-        assert len(queue.listed(field.plane.store, states=[State.QUEUED])) == 20
+        waiting = queue.listed(field.plane.store, states=[State.WAITING])
+        assert len(waiting) == 30 and {each.attempts for each in waiting} == {0}, "nobody starts one run after the other for them"
         field.restart("n2")
         with field.plane.store.writing() as writer:
-            writer.connection.exec_driver_sql("UPDATE operations SET due_at = 0 WHERE state = 'WAITING'")
-        assert len(field.run("n2").done) == 30
+            writer.connection.execute(sa.update(operations).where(operations.c.id == waiting[0].id).values(due_at=0.0))
+        assert len(field.run("n2").done) == 30, "whoever finds that it answers goes on with all of them"
+
+
+def away(field: Field, target: str, *, seconds: float) -> float:
+    """Runs every few seconds while nothing can be had; returns what the clock says then."""
+    begin = time.time()
+    for number in range(int(seconds / 12)):
+        at = begin + 12.0 * number
+        assert not Coordinator(field.plane, f"away-{number}", clock=lambda at=at: at).run(target, seconds=5).failed
+    return begin + seconds
+
+
+def test_a_target_that_is_away_for_minutes_is_sent_everything_when_it_is_back(tmp_path: Path) -> None:
+    with running_field(tmp_path, {"n1": "", "n2": ""}) as field:
+        wanted = [field.put("n1", noise(1000, number), f"models/x{number}_hex8_2p.onnx") for number in range(2)]
+        field.refresh()
+        critical = field.submit(wanted[0], "n2", Priority.CRITICAL, size=1000)
+        normal = field.submit(wanted[1], "n2", Priority.NORMAL, size=1000)
+        field.agents["n2"].kill()
+        now = away(field, "n2", seconds=300)
+        for each in (critical, normal):
+            told = field.get(each)
+            assert (told.state, told.cause, told.attempts) == (State.WAITING, "agent_silent", 0) and told.next_action
+        field.restart("n2")
+        report = Coordinator(field.plane, "back", clock=lambda: now + queue.CRITICAL_SILENT_PAUSE).run("n2", seconds=30)
+        assert sorted(row.operation for row in report.done) == [critical.id, normal.id], "whatever waited goes with what was due"
+        with field.plane.store.reading() as connection:
+            ended = dict(connection.execute(sa.select(link_limits.c.name, link_limits.c.ended)).all())
+        assert ended["to n2"] == 2, "silence says nothing of what a link bears"
+
+
+def test_a_source_that_is_away_for_minutes_is_waited_for(tmp_path: Path) -> None:
+    with running_field(tmp_path, {"n1": "", "n2": ""}) as field:
+        sha256 = field.put("n1", noise(1000, 1))
+        field.refresh()
+        operation = field.submit(sha256, "n2", Priority.CRITICAL, size=1000)
+        field.agents["n1"].kill()
+        for later in (0.0, 25.0):
+            field.plane.refresh(clock=lambda later=later: time.time() + later, answer_seconds=1.0, again_seconds=0.1)
+        now = away(field, "n2", seconds=300)
+        told = field.get(operation)
+        assert (told.state, told.cause, told.attempts) == (State.WAITING, "no_source", 0) and told.next_action
+        field.restart("n1")
+        field.refresh()
+        report = Coordinator(field.plane, "back", clock=lambda: now + queue.CRITICAL_SILENT_PAUSE).run("n2", seconds=30)
+        assert [row.operation for row in report.done] == [operation.id]
 
 
 def test_what_is_cancelled_ends_at_the_agent_as_well(tmp_path: Path) -> None:

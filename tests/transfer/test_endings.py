@@ -18,7 +18,7 @@ from ringrift_dagster.transfer import breakers, queue
 from ringrift_dagster.transfer.endings import Ended, record
 from ringrift_dagster.transfer.model import OfferOutcome, TransportName
 from ringrift_dagster.transfer.operations import Brought, Kind, Operation, State
-from tests.manifest.telling import declared, digest_of, item, tell
+from tests.manifest.telling import declared, dies, digest_of, item, tell
 from tests.transfer.asking import many, wanted
 
 TARGET = "nebius-1"
@@ -96,6 +96,19 @@ def test_a_failure_teaches_and_waits(store: Store) -> None:
     with store.reading() as connection:
         ended = dict(connection.execute(sa.select(link_limits.c.name, link_limits.c.ended)).all())
     assert ended == {f"to {TARGET}": 3, "from vast-1": 3}
+
+
+def test_what_nobody_answered_for_is_no_attempt_and_says_nothing_of_links(store: Store) -> None:
+    silent, tried = leased(store, 2)
+    refused = OfferOutcome(location="vast-1", transport=TransportName.RSYNC, failures=3, failure="unreachable")
+    asked = [Ended(each, cause="no_source", detail="nobody", outcomes=(refused,)) for each in (silent, tried)]
+    assert [row.state for row in record(store, TARGET, asked[1:], at=5.0)] == [State.WAITING]
+    dies(store, "vast-1", at=6.0)
+    (row,) = record(store, TARGET, asked[:1], at=40.0)
+    assert (row.state, row.cause, queue.get(store, silent.id).attempts) == (State.WAITING, "no_source", 0)
+    assert queue.get(store, tried.id).attempts == 1, "its place answered, though not the agent"
+    with store.reading() as connection:
+        assert set(connection.execute(sa.select(link_limits.c.ended)).scalars()) == {0}
 
 
 def test_a_liars_copy_is_doubted(store: Store) -> None:

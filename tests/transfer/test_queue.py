@@ -17,7 +17,7 @@ from ringrift_dagster.transfer.model import Priority
 from ringrift_dagster.transfer.operations import AGED, Brought, Kind, State
 from tests.manifest.telling import item, places, tell
 from tests.transfer import lessees
-from tests.transfer.asking import LARGE, bears, completes, fails, many, wanted
+from tests.transfer.asking import LARGE, bears, completes, fails, many, put_off, wanted
 
 DAY = 86_400.0
 SMALL = 1000
@@ -258,6 +258,45 @@ def test_what_is_given_back_costs_no_attempt(store: Store) -> None:
     states = [(each.state, each.attempts, each.cause) for each in queue.listed(store)]
     assert states == [(State.QUEUED, 0, None), (State.WAITING, 0, "agent_silent")]
     assert [each.id for each in queue.lease(store, "run", "gpu-1", at=32.0, limit=2)] == [each.id for each in held]
+
+
+def test_who_does_not_answer_is_waited_for_without_an_attempt_for_a_day(store: Store) -> None:
+    queue.submit(store, wanted("a"), at=0.0)
+    now, pauses = 0.0, []
+    while (held := queue.lease(store, "run", "gpu-1", at=now)[0]).silent_seconds < queue.SILENT_SECONDS:
+        assert put_off(store, held, "no_source", at=now) == State.WAITING
+        waiting = queue.get(store, held.id)
+        assert (waiting.attempts, waiting.cause, waiting.owner) == (0, "no_source", None)
+        assert (waiting.next_action or "").startswith(queue.NEXT_ACTIONS["no_source"]) and waiting.due_at is not None
+        assert queue.lease(store, "run", "gpu-1", at=waiting.due_at - 0.1) == []
+        pauses.append(waiting.due_at - now)
+        now = waiting.due_at
+    assert pauses[:8] == [5.0, 5.0, 10.0, 20.0, 40.0, 80.0, 120.0, 120.0] and set(pauses[8:]) == {120.0}
+    assert DAY <= now < DAY + 120.0
+    assert put_off(store, held, "no_source", at=now) == State.WAITING
+    assert queue.get(store, held.id).attempts == 1, "by then it counts as a failure"
+
+
+def test_critical_never_waits_long_for_who_does_not_answer(store: Store) -> None:
+    queue.submit(store, wanted("a", priority=Priority.CRITICAL), at=0.0)
+    now = 0.0
+    for _ in range(50):
+        (held,) = queue.lease(store, "run", "gpu-1", at=now)
+        put_off(store, held, "agent_silent", at=now)
+        now += queue.CRITICAL_SILENT_PAUSE
+
+
+def test_what_waits_for_a_target_is_due_when_it_answers(store: Store) -> None:
+    queue.submit_all(store, [*many(3), *many(1, priority=Priority.CRITICAL), *many(1, "gpu-2")], at=0.0)
+    (held, other) = queue.lease(store, "run", "gpu-1", at=0.0, limit=2)
+    assert put_off(store, held, "agent_silent", at=0.0) == State.WAITING
+    assert fails(store, other, "no_source", at=0.0) == State.WAITING
+    assert queue.put_off_all(store, "gpu-1", [Priority.LOW], "nobody there", at=0.0) == 2
+    assert queue.pending(store, at=1.0) == {("gpu-2", Priority.LOW): 1}, "no run is started for it"
+    assert {each.attempts for each in queue.listed(store) if each.id != other.id} == {0}
+    assert queue.wake(store, "gpu-1") == 3
+    assert queue.pending(store, at=1.0) == {("gpu-1", Priority.CRITICAL): 1, ("gpu-1", Priority.LOW): 2, ("gpu-2", Priority.LOW): 1}
+    assert queue.get(store, other.id).state == State.WAITING, "that is no fault of the target"
 
 
 def test_low_waits_a_day_at_most_however_much_is_high(store: Store) -> None:

@@ -38,11 +38,13 @@ class Row:
     submitted_at: float
     state: State = State.QUEUED
     attempts: int = 0
+    silent_seconds: float = 0.0
     leases: int = 0
     owner: str | None = None
     leased_until: float | None = None
     due_at: float | None = None
     order_id: str | None = None
+    cause: str | None = None
 
     @property
     def open(self) -> bool:
@@ -152,7 +154,7 @@ class Queue(RuleBasedStateMachine):
         elif data == "complete":
             assert completes(self.store, believed, at=self.now) == bool(row)
             if row:
-                row.state = State.DONE
+                row.state, row.cause = State.DONE, None
                 row.free()
         else:
             again_in = 9.0 if data == "give back later" else 0.0
@@ -161,6 +163,7 @@ class Queue(RuleBasedStateMachine):
                 row.free()
                 row.state = State.WAITING if again_in else State.QUEUED
                 row.due_at = self.now + again_in if again_in else None
+                row.cause = None
 
     @precondition(lambda self: self.held)
     @rule(which=st.integers(0, 50), cause=st.sampled_from(("timeout", "occupied")))
@@ -172,7 +175,7 @@ class Queue(RuleBasedStateMachine):
             assert got is None
             return
         row.free()
-        row.attempts, row.order_id = row.attempts + 1, None
+        row.attempts, row.order_id, row.cause = row.attempts + 1, None, cause
         if cause in queue.FINAL_CAUSES or row.attempts >= queue.ATTEMPTS:
             row.state = State.FAILED
         else:
@@ -180,12 +183,46 @@ class Queue(RuleBasedStateMachine):
             row.due_at = self.now + queue.back_off(believed.priority, row.attempts, lambda: 0.5)
         assert got == row.state
 
+    @precondition(lambda self: self.held)
+    @rule(which=st.integers(0, 50), cause=st.sampled_from(("agent_silent", "no_source")))
+    def put_off(self, which: int, cause: str) -> None:
+        owner, believed = self.held[which % len(self.held)]
+        row = self._still_held(owner, believed)
+        with self.store.writing() as writer:
+            got = queue.put_off(writer, believed, cause, "told by a test", at=self.now)
+        assert got == (row and State.WAITING)
+        if row is not None:
+            critical = believed.priority == Priority.CRITICAL
+            pause = min(max(row.silent_seconds, 5.0), 15.0 if critical else 120.0)
+            self._wait(row, cause, pause)
+
+    def _wait(self, row: Row, cause: str, pause: float) -> None:
+        row.free()
+        row.state, row.cause, row.due_at = State.WAITING, cause, self.now + pause
+        row.silent_seconds += pause
+        row.order_id = row.order_id if cause == "agent_silent" else None
+
+    @rule(place=st.sampled_from(TARGETS), priorities=st.sampled_from(CLASSES))
+    def put_off_all(self, place: str, priorities: tuple[Priority, ...]) -> None:
+        ranks = turns.ranks(priorities)
+        waiting = [row for row in self._at(place, State.QUEUED) if row.rank in ranks]
+        assert queue.put_off_all(self.store, place, priorities, "told by a test", at=self.now) == len(waiting)
+        for row in waiting:
+            self._wait(row, "agent_silent", 120.0 if row.rank else 15.0)
+
+    @rule(place=st.sampled_from(TARGETS))
+    def wake(self, place: str) -> None:
+        woken = [row for row in self._at(place, State.WAITING) if row.cause == "agent_silent"]
+        assert queue.wake(self.store, place) == len(woken)
+        for row in woken:
+            row.state, row.due_at = State.QUEUED, None
+
     @precondition(lambda self: self.rows)
     @rule(which=st.integers(0, 50))
     def cancel(self, which: int) -> None:
         row = self.rows[1 + which % len(self.rows)]
         if row.open:
-            row.state = State.CANCELLED
+            row.state, row.cause = State.CANCELLED, "cancelled"
             row.free()
         assert queue.cancel(self.store, row.id, at=self.now).state == row.state
 
@@ -217,7 +254,10 @@ class Queue(RuleBasedStateMachine):
             assert each.state != State.FAILED or (each.cause and each.next_action)
 
 
-_COMPARED = ("state", "priority", "rank", "attempts", "leases", "owner", "leased_until", "due_at", "order_id", "submitted_at")
+_COMPARED = (
+    "state", "priority", "rank", "attempts", "silent_seconds", "leases", "owner", "leased_until", "due_at", "order_id", "cause",
+    "submitted_at",
+)  # fmt: skip
 
 
 def _told(row: Any) -> dict[str, Any]:
