@@ -476,8 +476,10 @@ class _Control:
     def take(self, location: str, n: int) -> None:
         self._pulls.links.take(_links(location), n, self._task.priority, self.cancelled)
 
-    def rate(self, location: str) -> float | None:
-        return self._pulls.links.rate(_links(location))
+    @contextmanager
+    def rate(self, locations: Iterable[str]) -> Iterator[Mapping[str, float | None]]:
+        with self._pulls.links.share({location: _links(location) for location in locations}) as shares:
+            yield shares
 
     def progress(self, bytes_done: int, transport: TransportName, location: str, retries: int) -> None:
         told = {"bytes_done": bytes_done, "transport": transport, "source": location, "retries": retries}

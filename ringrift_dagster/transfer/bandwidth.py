@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ringrift_dagster.transfer.model import Priority
@@ -75,10 +76,14 @@ def _burst(rate: float | None, burst: float | None) -> float:
 
 
 class _Link:
-    """A link and the classes that contend for it: who has had the least for its weight is next (start-time fair queueing)."""
+    """A link and the classes that contend for it: who has had the least for its weight is next (start-time fair queueing).
+
+    `calls` of programs that have to be told their pace are under way on it.
+    """
 
     def __init__(self, rate: float | None, clock: Callable[[], float]) -> None:
         self.bucket = TokenBucket(rate, clock=clock)
+        self.calls = 0
         self._clock = clock
         self._now_serving = 0.0
         self._finish: dict[Priority, float] = {}
@@ -101,6 +106,10 @@ class _Link:
         self.bucket.reserve(n)
         self._turn()
         self._bytes += n
+
+    def part(self) -> float | None:
+        """Of its limit, what one of the calls may have."""
+        return None if self.bucket.rate is None else self.bucket.rate / self.calls
 
     def flow(self) -> float:
         """Bytes of the last whole second."""
@@ -209,6 +218,25 @@ class Links:
             rates = [rate for name in names if (rate := self._sharing.link(name).bucket.rate) is not None]
         return min(rates, default=None)
 
+    @contextmanager
+    def share(self, ways: Mapping[str, Sequence[str]]) -> Iterator[Mapping[str, float | None]]:
+        """While it lasts, one more call is under way on the links of these ways, as far as they are different ones.
+
+        Gives what may come on each way, in bytes a second, so that together they do not exceed the call's part of any link, or None
+        where there is no limit. Whatever comes has to be taken as well.
+        """
+        with self._changed:
+            links = {name: self._sharing.link(name) for names in ways.values() for name in names}
+            for link in links.values():
+                link.calls += 1
+            parts = {name: part for name, link in links.items() if (part := link.part()) is not None}
+        try:
+            yield _fitted(ways, parts)
+        finally:
+            with self._changed:
+                for link in links.values():
+                    link.calls -= 1
+
     def rates(self) -> dict[str, tuple[float | None, float]]:
         """Of every link its limit, and what flowed in the last second, in bytes a second."""
         with self._changed:
@@ -233,6 +261,16 @@ class Links:
         finally:
             with self._changed:
                 self._sharing.give_up(want)
+
+
+def _fitted(ways: Mapping[str, Sequence[str]], parts: Mapping[str, float]) -> dict[str, float | None]:
+    """What each way bears, made less where several ways lead over a link that does not bear them all."""
+    fitted = {way: min((parts[name] for name in names if name in parts), default=None) for way, names in ways.items()}
+    for link, part in parts.items():
+        over = sum(share for way, share in fitted.items() if share is not None and link in ways[way]) / part
+        if over > 1:
+            fitted |= {way: share / over for way, share in fitted.items() if share is not None and link in ways[way]}
+    return fitted
 
 
 def _urgency(want: Want) -> tuple[float, Priority]:

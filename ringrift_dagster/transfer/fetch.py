@@ -29,6 +29,8 @@ STALL_SECONDS = 4.0
 """A transport of whole items that brings nothing for so long is ended, once it has begun."""
 LOOK_BYTES_A_SECOND = 50e6
 """It may look at what is there already, at this pace, before it brings more."""
+MIN_PIECE, PIECE_SECONDS = 64 << 10, 0.05
+"""What comes is taken from the links in pieces, of so many bytes or seconds; between them it can be stopped."""
 _SEVERAL_SOURCES = frozenset({TransportName.HTTP, TransportName.S3, TransportName.ARIA2, TransportName.BITTORRENT})
 _HASHED_FIRST = frozenset({TransportName.ARIA2, TransportName.BITTORRENT})
 """Before the first byte an agent may have to hash the whole item; that it died is told at once all the same."""
@@ -179,35 +181,41 @@ class _Job:
 
     def _run_whole(self, transport: WholeTransport, sources: Sequence[Source]) -> None:
         """One call, and again as often as something more urgent went first."""
+        owed = 0
         while True:
             self._watcher.turn()
             before, began = self._part.bytes_done, time.monotonic()
-            stall = _Stall(self._part, self._watcher, sources[0])
-            rates = [self._watcher.rate(source.offer.location) for source in sources]
-            limit = None if None in rates else max(rate for rate in rates if rate is not None)
-            failure: TransportFailure | None = None
-            stamp, returned = self._part.stamp(), False
-            try:
-                transport.fetch_whole(
-                    self._item,
-                    [source.offer for source in sources],
-                    self._part.path,
-                    bytes_a_second=limit,
-                    cancelled=stall.is_over,
-                    progress=stall.progress,
-                )
-                returned = True
-            except TransportFailure as error:
-                failure = error
-            except Exception as error:
-                if isinstance(error, OSError) and disk_cause(error) != "disk_error":
-                    raise
-                failure = TransportFailure("failed", f"{type(error).__name__}: {error}")
-            finally:
-                wrong = self._part.adopt(whole=returned, since=stamp)
-            self._account(sources, self._part.bytes_done - before, time.monotonic() - began, wrong, failure, stall)
+            with self._watcher.rate([source.offer.location for source in sources]) as shares:
+                stall = _Stall(self._part, self._watcher, sources[0], shares, owed)
+                failure, wrong = self._call(transport, sources, stall)
+            seconds = time.monotonic() - began - stall.held
+            self._account(sources, self._part.bytes_done - before, seconds, wrong, failure, stall)
+            owed = stall.owed
             if not stall.preempted or not wrong:
                 return
+
+    def _call(self, transport: WholeTransport, sources: Sequence[Source], stall: _Stall) -> tuple[TransportFailure | None, int]:
+        """How it failed, and how many chunks are still not right. Raises OSError for what our own disk refuses."""
+        stamp, failure = self._part.stamp(), TransportFailure("failed")
+        try:
+            transport.fetch_whole(
+                self._item,
+                [source.offer for source in sources],
+                self._part.path,
+                bytes_a_second=stall.limit,
+                cancelled=stall.is_over,
+                progress=stall.progress,
+            )
+            failure = None
+        except TransportFailure as error:
+            failure = error
+        except Exception as error:
+            if isinstance(error, OSError) and disk_cause(error) != "disk_error":
+                raise
+            failure = TransportFailure("failed", f"{type(error).__name__}: {error}")
+        finally:
+            wrong = self._part.adopt(whole=failure is None, since=stamp)
+        return failure, wrong
 
     def _account(
         self,
@@ -241,27 +249,51 @@ class _Job:
 
 
 class _Stall:
-    """Watches one call of a transport of whole items: ends it when it stalls, is cancelled, or something more urgent waits."""
+    """Watches one call of a transport of whole items: ends it when it stalls, is cancelled, or something more urgent waits.
 
-    def __init__(self, part: PartFile, watcher: Watcher, source: Source) -> None:
+    `shares`: what may come from each location; `owed` bytes came before and are not yet taken from the links, `held` seconds it
+    waited for them.
+    """
+
+    def __init__(self, part: PartFile, watcher: Watcher, source: Source, shares: Mapping[str, float | None], owed: int = 0) -> None:
         self._watcher = watcher
         self._source = source
         self._size = part.size
         self._done = 0
         self._moved = time.monotonic()
-        self._look_seconds = STALL_SECONDS + part.path.stat().st_size / LOOK_BYTES_A_SECOND
+        status = part.path.stat()
+        self._look_seconds = STALL_SECONDS + status.st_size / LOOK_BYTES_A_SECOND
         hashed = answer_seconds(part.size) if source.offer.transport in _HASHED_FIRST else 0.0
         self.patience = hashed + self._look_seconds
         self.stalled = False
         self.preempted = False
+        self.held = 0.0
+        # How much each of several locations brings is not known: as much as its links bear.
+        limited = {location: share for location, share in shares.items() if share is not None}
+        self.limit = sum(limited.values()) if len(limited) == len(shares) else None
+        self._parts = limited if self.limit is not None else dict.fromkeys(shares.keys() - limited.keys(), 1.0)
+        self._taken = min(part.size, status.st_blocks * 512) - owed  # what is there already will be told of again
+
+    @property
+    def owed(self) -> int:
+        return max(0, self._done - self._taken)
 
     def progress(self, done: int) -> None:
+        """Returns when what came had its turn on its links, beside what others bring."""
         if done > self._done:
             self.patience = STALL_SECONDS if self._done else self._look_seconds
             if done >= self._size:
                 self.patience = STALL_SECONDS + self._size / LOOK_BYTES_A_SECOND  # it may look at what came
             self._done, self._moved = done, time.monotonic()
             self._watcher.tell(done, self._source.offer)
+        piece = self._size if self.limit is None else max(MIN_PIECE, int(self.limit * PIECE_SECONDS))
+        while self.owed and not self.is_over():
+            n, began, whole = min(self.owed, piece), time.monotonic(), sum(self._parts.values())
+            for location, share in self._parts.items():
+                self._watcher.take(location, round(n * share / whole))
+            self._taken += n
+            self._moved = time.monotonic()
+            self.held += self._moved - began
 
     def is_over(self) -> bool:
         if self._watcher.cancelled():

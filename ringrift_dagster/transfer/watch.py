@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from ringrift_dagster.transfer.model import Offer, TransportName
@@ -31,8 +33,11 @@ class Control(Protocol):
         """Return when `n` bytes from a location may flow."""
         ...
 
-    def rate(self, location: str) -> float | None:
-        """Bytes a second that may come from a location, for transports that have to be told; None: no limit."""
+    def rate(self, locations: Iterable[str]) -> AbstractContextManager[Mapping[str, float | None]]:
+        """Bytes a second that may come from each of these, for one call of a transport that has to be told; None: no limit.
+
+        The call lasts as long as the context. What it brings is taken as well.
+        """
         ...
 
     def progress(self, bytes_done: int, transport: TransportName, location: str, retries: int) -> None:
@@ -68,8 +73,8 @@ class Watcher:
     def take(self, location: str, n: int) -> None:
         self._control.take(location, n)
 
-    def rate(self, location: str) -> float | None:
-        return self._control.rate(location)
+    def rate(self, locations: Iterable[str]) -> AbstractContextManager[Mapping[str, float | None]]:
+        return self._control.rate(locations)
 
     def retried(self) -> None:
         """Something has to be asked for again."""

@@ -6,7 +6,8 @@ import base64
 import hashlib
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -98,8 +99,9 @@ class Consent:
         if self.on_take is not None:
             self.on_take()
 
-    def rate(self, location: str) -> float | None:
-        return self.limit
+    @contextmanager
+    def rate(self, locations: Iterable[str]) -> Iterator[Mapping[str, float | None]]:
+        yield dict.fromkeys(locations, self.limit)
 
     def progress(self, bytes_done: int, transport: TransportName, location: str, retries: int) -> None:
         with self._lock:

@@ -155,6 +155,31 @@ def test_in_real_time_no_window_has_more_than_the_limit(rate: float) -> None:
     assert links.rate(["in", "from a"]) == rate
 
 
+def test_calls_that_are_told_their_pace_share_a_link_while_they_last() -> None:
+    links, a, b = Links(), ("in", "from a"), ("in", "from b")
+    with links.share({"a": a}) as unlimited:
+        assert unlimited == {"a": None}
+    links.set("in", 10e6)
+    with links.share({"a": a}) as alone, links.share({"b": b}) as second, links.share({"a": a}) as third:
+        assert (alone, second) == ({"a": 10e6}, {"b": 5e6})
+        assert third == {"a": pytest.approx(10e6 / 3)}
+    with links.share({"a": a}) as again:
+        assert again == {"a": 10e6}
+
+
+def test_what_comes_on_several_ways_is_no_more_than_the_link_they_have_in_common_bears() -> None:
+    links, ways = Links(), {"a": ("in", "from a"), "b": ("in", "from b")}
+    links.set("from a", 3e6)
+    with links.share(ways) as shares:
+        assert shares == {"a": 3e6, "b": None}
+    links.set("from b", 9e6)
+    with links.share(ways) as shares:
+        assert shares == {"a": 3e6, "b": 9e6}
+    links.set("in", 8e6)
+    with links.share(ways) as shares:
+        assert shares == {"a": pytest.approx(3e6 * 8 / 11), "b": pytest.approx(8e6 * 8 / 11)}
+
+
 def test_whoever_is_cancelled_waits_no_longer() -> None:
     links, gone = Links(), threading.Event()
     links.set("in", 1000.0)

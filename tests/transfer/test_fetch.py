@@ -8,7 +8,8 @@ import random
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,7 +27,7 @@ from ringrift_dagster.transfer.transports import http_client
 from ringrift_dagster.transfer.transports.http import HttpTransport
 from ringrift_dagster.transfer.transports.protocol import Probe, TransportFailure
 from tests.transfer.faulty_servers import Faults, FaultyServer, faulty
-from tests.transfer.fetching import Consent, content, offer
+from tests.transfer.fetching import Consent, Content, content, offer
 
 BIG = content(6 * CHUNK_SIZE + 12345, 7)
 SMALL = content(200_000, 8)
@@ -623,6 +624,68 @@ def test_a_limit_holds_over_all_connections_and_sources(tmp_path: Path, servers:
     assert sum(n for _, n in flows) == BIG.size
     assert fetched.seconds >= (BIG.size - 4e6) / 20e6
     assert fetched.retries == 0
+
+
+def test_a_limit_holds_over_calls_that_bring_whole_items(tmp_path: Path) -> None:
+    """However fast each of them is, and whatever it was told when it was alone."""
+    links, count, rate, size = Links(), 3, 20e6, 2 * CHUNK_SIZE
+    links.set("in", rate)
+    together = threading.Barrier(count)
+
+    class Limited(Consent):
+        def take(self, location: str, n: int) -> None:
+            links.take(("in", f"from {location}"), n, Priority.NORMAL, self.cancelled)
+            super().take(location, n)
+
+        @contextmanager
+        def rate(self, locations: Iterable[str]) -> Iterator[Mapping[str, float | None]]:
+            with links.share({location: ("in", f"from {location}") for location in locations}) as shares:
+                yield shares
+
+    def bring(into: Path, cancelled: Callable[[], bool], progress: Callable[[int], None]) -> None:
+        together.wait(60)
+        into.write_bytes(BIG.data[:size])
+        progress(size // 2)
+        progress(size)
+
+    def one(number: int) -> None:
+        (tmp_path / str(number)).mkdir()
+        with of.part(tmp_path / str(number)) as part:
+            fetch(part, of.item([rsync("host-9")]), {TransportName.RSYNC: whole}, consent)
+
+    of, whole, consent = Content(BIG.data[:size]), _Whole(bring), Limited()
+    going = [threading.Thread(target=one, args=(number,)) for number in range(count)]
+    began = time.monotonic()
+    for each in going:
+        each.start()
+    for each in going:
+        each.join(60)
+    assert time.monotonic() - began >= (count * size - 4e6) / rate
+    assert consent.taken == {"host-9": count * size}
+    assert sorted(told for _, told in whole.calls if told) == [pytest.approx(rate / each) for each in (3, 2, 1)]
+
+
+def test_a_call_that_waits_for_its_links_is_stopped_for_what_is_more_urgent(tmp_path: Path) -> None:
+    consent = Consent(limit=1e6)
+    consent.on_take = consent.may_go.clear
+
+    def bring(into: Path, cancelled: Callable[[], bool], progress: Callable[[int], None]) -> None:
+        if len(whole.calls) == 1:
+            into.write_bytes(BIG.data[: 2 * CHUNK_SIZE])
+            progress(2 * CHUNK_SIZE)
+            assert cancelled()
+            assert sum(consent.taken.values()) < CHUNK_SIZE
+            consent.on_take = None
+            consent.may_go.set()
+            raise TransportFailure("cancelled")
+        into.write_bytes(BIG.data)
+        progress(BIG.size)
+
+    whole = _Whole(bring)
+    with BIG.part(tmp_path) as part:
+        fetched = fetch(part, BIG.item([rsync("host-9")]), {TransportName.RSYNC: whole}, consent)
+    assert (len(whole.calls), fetched.retries) == (2, 0)
+    assert sum(consent.taken.values()) == pytest.approx(BIG.size, abs=CHUNK_SIZE / 2)
 
 
 class TestDisk:

@@ -132,8 +132,9 @@ class BitTorrentTransport:
             if standing.complete:
                 return
             if standing.checking or standing.done > best:
-                best, moved = max(best, standing.done), time.monotonic()
+                best = max(best, standing.done)
                 progress(best)
+                moved = time.monotonic()
             if cancelled():
                 raise TransportFailure("cancelled")
             if time.monotonic() - moved > self._stall_seconds:

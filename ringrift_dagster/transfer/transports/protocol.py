@@ -83,7 +83,8 @@ class WholeTransport(Protocol):
     ) -> None:
         """Bring the item into the file `into`, which may hold what an earlier, broken call brought, and then goes on from there.
 
-        `progress` is told bytes so far. When this raises TransportFailure, or its process is killed, whatever part of `into` is
+        `progress` is told bytes so far of what is moved, and returns when they had their turn, which is no time in which nothing
+        came. When this raises TransportFailure, or its process is killed, whatever part of `into` is
         right is still used: the caller verifies it chunk by chunk. Kills what it started before it returns.
         """
         ...

@@ -253,8 +253,9 @@ def _follow(
                 elif key.fileobj is process.stderr:
                     complaints = (complaints + told)[:MAX_TOLD]
                 elif (done := max(map(int, _PROGRESS.findall(told)), default=-1)) > best:
-                    best, patience, moved = done, stall_seconds, time.monotonic()
+                    best, patience = done, stall_seconds
                     progress(done)
+                    moved = time.monotonic()
         try:
             process.wait(first_seconds)
         except subprocess.TimeoutExpired:

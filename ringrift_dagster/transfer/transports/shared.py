@@ -72,7 +72,6 @@ class SharedTransport:
             try:
                 if not (_may_link(item, path, os.fstat(descriptor)) and _link(descriptor, into)):
                     _copy(descriptor, into, item.size, bytes_a_second, cancelled, progress)
-                progress(item.size)
                 return
             except TransportFailure as error:
                 if error.code == "cancelled":
