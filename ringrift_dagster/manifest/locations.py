@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from ringrift_dagster.cluster.topology import Place
+from ringrift_dagster.manifest import orphans
 from ringrift_dagster.manifest.schema import locations, mounts
 from ringrift_dagster.manifest.states import Liveness
 from ringrift_dagster.manifest.store import Store, upsert
@@ -49,7 +50,8 @@ _FIELDS = [locations.c[name] for name in Location.__dataclass_fields__]
 def register(store: Store, places: Sequence[Place], *, at: float) -> tuple[list[str], list[str]]:
     """Make the manifest's locations those of the hosts file; returns the names that came and those that went.
 
-    What went keeps its rows and what is known of its replicas, but is not asked any more and not reachable.
+    What went keeps its rows and what is known of its replicas, but is not asked any more and not reachable: what only it had is
+    stranded.
     """
     with store.writing() as writer:
         known = {row.name: row for row in writer.connection.execute(sa.select(locations))}
@@ -69,6 +71,8 @@ def register(store: Store, places: Sequence[Place], *, at: float) -> tuple[list[
             gone = {"active": False, "liveness": Liveness.OFFLINE, "reason": "no longer in the hosts file", "changed_at": at}
             writer.connection.execute(sa.update(locations).where(locations.c.name == name).values(gone))
             writer.note(at, "LOCATION_REMOVED", name)
+        for name in went:
+            orphans.detect_stranded(writer, known[name].id, name, at=at)
         for name in came:
             writer.note(at, "LOCATION_ADDED", name, place=named[name].kind, provider=named[name].provider)
         writer.touched |= _write_mounts(writer.connection, places) or bool(changed)

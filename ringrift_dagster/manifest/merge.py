@@ -328,6 +328,8 @@ class _Merge:
         self.held += 1
         self.merged.held += 1
         self._example("held", row.path)
+        if row.state == ReplicaState.AVAILABLE:  # what could not be read before is told of already
+            self.merged.lost_items.add(row.item_id)
         self._uncount(row)
         self.written.append(self._replica(row, ReplicaState.UNAVAILABLE, HELD))
 

@@ -168,16 +168,20 @@ def _ways_back(copies: Collection[Any]) -> Iterator[tuple[int, str]]:
 
 
 def _record(writer: Writer, candidates: sa.Select[Any], kind: Orphanhood, location_id: int, name: str, at: float) -> int:
+    """Write down and tell those of the candidates that were not orphans yet, or were stranded and are lost now; returns how many."""
     connection = writer.connection
-    already = sa.select(orphans.c.item_id).where(orphans.c.resolved_at.is_(None))
+    already = sa.select(orphans.c.item_id, orphans.c.kind).where(orphans.c.resolved_at.is_(None))
     found = connection.execute(candidates).scalars().all()
-    known = set(connection.execute(already).scalars()) if found else set()
+    known = dict(connection.execute(already).all()) if found else {}
     new = [item for item in found if item not in known]
-    if not new:
+    worse = [item for item in found if kind == Orphanhood.LOST and known.get(item) == Orphanhood.STRANDED]
+    told = [*new, *worse]
+    if not told:
         return 0
-    writer.many(
-        sa.insert(orphans), [{"item_id": item, "kind": kind, "location_id": location_id, "detected_at": at} for item in new]
-    )
+    now = {"kind": kind, "location_id": location_id, "detected_at": at}
+    writer.many(sa.insert(orphans), [{"item_id": item, **now} for item in new])
+    for batch in in_batches(worse):
+        connection.execute(sa.update(orphans).where(orphans.c.resolved_at.is_(None), orphans.c.item_id.in_(batch)).values(now))
     summary = connection.execute(
         sa.select(items.c.type, items.c.config, sa.func.count(), sa.func.sum(items.c.size))
         .join(orphans, orphans.c.item_id == items.c.id)
@@ -185,15 +189,15 @@ def _record(writer: Writer, candidates: sa.Select[Any], kind: Orphanhood, locati
         .where(orphans.c.resolved_at.is_(None), orphans.c.kind == kind)
         .group_by(items.c.type, items.c.config)
     ).all()
-    examples = connection.execute(sa.select(items.c.sha256).where(items.c.id.in_(new[:EXAMPLES]))).scalars()
+    examples = connection.execute(sa.select(items.c.sha256).where(items.c.id.in_(told[:EXAMPLES]))).scalars()
     writer.note(
         at,
         "ORPHAN_DETECTED",
         name,
         orphans=kind.value,
-        items=len(new),
+        items=len(told),
         bytes=int(sum(row[3] for row in summary)),
         held={f"{row[0]} {row[1] or '-'}": row[2] for row in summary},
         examples=[digest.hex() for digest in examples],
     )
-    return len(new)
+    return len(told)

@@ -6,9 +6,10 @@ import pytest
 
 from ringrift_dagster.manifest.changes import changes_since
 from ringrift_dagster.manifest.inventory import Soundness
-from ringrift_dagster.manifest.orphans import Orphanhood, open_orphans
+from ringrift_dagster.manifest.locations import register
+from ringrift_dagster.manifest.orphans import Orphanhood, accept_loss, open_orphans
 from ringrift_dagster.manifest.store import Store
-from tests.manifest.telling import declared, dies, digest_of, item, silent, tell
+from tests.manifest.telling import declared, dies, digest_of, item, places, silent, tell
 
 SECOND_CYCLE = 30.0
 
@@ -90,3 +91,51 @@ def test_a_damaged_last_copy_is_an_orphan_too(store: Store) -> None:
     tell(store, "vast-1", [item("a.npz", "a", verified_at=1.0)], at=1)
     tell(store, "vast-1", [item("a.npz", "a", verified_at=2.0, damaged=True)], at=2)
     assert [orphan.kind for orphan in open_orphans(store)] == [Orphanhood.LOST]
+
+
+def detected(store: Store) -> list[tuple[str | None, str, int]]:
+    """Every time orphans were told of: where, as what, how many."""
+    told = (change for change in changes_since(store, 0) if change.kind == "ORPHAN_DETECTED")
+    return [(change.location, change.detail["orphans"], change.detail["items"]) for change in told]
+
+
+def test_what_only_removed_locations_had_is_stranded(store: Store) -> None:
+    for host in ("vast-1", "vast-2"):
+        tell(store, host, [item("a.npz", "a")], at=1)
+    tell(store, "nebius-1", [item("b.npz", "b")], at=1)
+    register(store, [place for place in places() if not place.name.startswith("vast")], at=10)
+    (orphan,) = open_orphans(store)
+    assert (orphan.sha256, orphan.kind) == (digest_of("a"), Orphanhood.STRANDED)
+    assert detected(store) == [(orphan.location, "stranded", 1)]
+    register(store, places(), at=20)
+    tell(store, "vast-1", [item("a.npz", "a")], at=21)
+    assert open_orphans(store) == []
+
+
+def test_what_was_stranded_and_is_lost_is_told_again(store: Store) -> None:
+    kept = [item(f"{number}.npz", f"content {number}") for number in range(9)]
+    tell(store, "drive", [*kept, item("a.npz", "a"), item("b.npz", "b")], at=1)
+    tell(store, "vast-1", kept, at=1)
+    silent(store, "drive", at=2, code="not_mounted")
+    tell(store, "drive", [*kept, item("b.npz", "b")], at=3)
+    (orphan,) = open_orphans(store)
+    assert (orphan.sha256, orphan.kind, orphan.detected_at) == (digest_of("a"), Orphanhood.LOST, 3)
+    assert orphan.proposal == "no copy is known any more: make it again"
+    assert detected(store) == [("drive", "stranded", 2), ("drive", "lost", 1)]
+
+
+def test_sole_copies_that_the_brake_holds_are_stranded_until_they_return_or_are_given_up(store: Store) -> None:
+    everything = [item(f"{number}.npz", f"content {number}") for number in range(8)]
+    tell(store, "drive", everything, at=1)
+    tell(store, "vast-1", everything[6:], at=1)
+    assert tell(store, "drive", [], at=2).held == 8
+    assert {(orphan.kind, orphan.proposal) for orphan in open_orphans(store)} == {
+        (Orphanhood.STRANDED, "look at drive: much is missing there at once")
+    }
+    tell(store, "drive", everything[:5], at=3)
+    assert [orphan.sha256 for orphan in open_orphans(store)] == [digest_of("content 5")]
+    accept_loss(store, "drive", at=4)
+    assert [orphan.kind for orphan in open_orphans(store)] == [Orphanhood.LOST]
+    assert detected(store) == [("drive", "stranded", 6), ("drive", "lost", 1)]
+    tell(store, "nebius-1", everything, at=5)
+    assert open_orphans(store) == []
