@@ -258,6 +258,7 @@ Index(
     unique=True, sqlite_where=_unfinished, postgresql_where=_unfinished,
 )  # fmt: skip
 Index("ix_operations_next", operations.c.target, operations.c.rank, operations.c.id, sqlite_where=_queued, postgresql_where=_queued)
+Index("ix_operations_item", operations.c.sha256, operations.c.target)
 Index("ix_operations_ended", operations.c.finished_at, sqlite_where=~_unfinished, postgresql_where=~_unfinished)
 Index("ix_operations_due", operations.c.due_at, sqlite_where=_waiting, postgresql_where=_waiting)
 Index("ix_operations_leased", operations.c.target, operations.c.leased_until, sqlite_where=_leased, postgresql_where=_leased)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from pathlib import PurePosixPath
-from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from ringrift_dagster.cluster.topology import Cluster
 from ringrift_dagster.manifest.inventory import ItemType, Soundness
@@ -50,6 +50,7 @@ def wanted(store: Store, cluster: Cluster, *, at: float, host: str | None = None
     """
     if HOME_LOCATION not in agent_hosts(cluster):
         return []
+    pause = PAUSE_SECONDS if host is None else EAGER_SECONDS
     copy = (
         sa.select(replicas.c.item_id)
         .join(locations, locations.c.id == replicas.c.location_id)
@@ -81,9 +82,9 @@ def wanted(store: Store, cluster: Cluster, *, at: float, host: str | None = None
     )
     with store.reading() as connection:
         rows = connection.execute(query).all()
-        lately = {row[0]: row[1] for row in connection.execute(_lately(at))}
+        longest = max([pause, *(row.size / PAUSE_BYTES_A_SECOND for row in rows)])
+        lately = _lately(connection, at, longest) if rows else {}
     names = source_names(store, [row.sha256.hex() for row in rows])
-    pause = PAUSE_SECONDS if host is None else EAGER_SECONDS
     found = []
     for row in rows:
         sha256 = row.sha256.hex()
@@ -94,12 +95,14 @@ def wanted(store: Store, cluster: Cluster, *, at: float, host: str | None = None
     return found
 
 
-def _lately(at: float) -> sa.Select[*tuple[Any, ...]]:
-    """When each source was last brought home, or last asked for."""
-    when = sa.func.max(sa.func.coalesce(operations.c.finished_at, at))
-    alive = operations.c.state.not_in([State.FAILED.value, State.CANCELLED.value])
-    query = sa.select(operations.c.why, when).where(operations.c.target == HOME_LOCATION, alive, operations.c.why.is_not(None))
-    return query.group_by(operations.c.why)
+def _lately(connection: Connection, at: float, within: float) -> dict[str, float]:
+    """When each source was last brought home, if that is not so many seconds ago; now, if it is asked for."""
+    home = (operations.c.target == HOME_LOCATION, operations.c.why.is_not(None))
+    query = sa.select(operations.c.why, sa.func.max(operations.c.finished_at)).where(*home).group_by(operations.c.why)
+    ended = query.where(operations.c.finished_at > at - within, operations.c.state == State.DONE.value)
+    coming = sa.select(operations.c.why).where(*home, operations.c.finished_at.is_(None))
+    done = {row[0]: row[1] for row in connection.execute(ended)}
+    return done | dict.fromkeys(connection.execute(coming).scalars(), at)
 
 
 def source_names(store: Store, sha256s: Collection[str]) -> dict[str, str]:

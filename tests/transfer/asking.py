@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy import event
 
 from ringrift_dagster.manifest.schema import link_limits
 from ringrift_dagster.manifest.store import Store, upsert
@@ -50,6 +53,30 @@ def fails(store: Store, held: Operation, cause: str, *, at: float) -> State | No
 def put_off(store: Store, held: Operation, cause: str, *, at: float) -> State | None:
     with store.writing() as writer:
         return queue.put_off(writer, held, cause, "told by a test", at=at)
+
+
+@contextmanager
+def noted(store: Store) -> Iterator[list[tuple[str, object]]]:
+    """The statements that look at operations while it lasts, with what they were given."""
+    asked: list[tuple[str, object]] = []
+
+    def note(connection: object, cursor: object, statement: str, parameters: object, *_: object) -> None:
+        if statement.lstrip().startswith("SELECT") and "operations" in statement:
+            asked.append((statement, parameters))
+
+    event.listen(store.engine, "before_cursor_execute", note)
+    try:
+        yield asked
+    finally:
+        event.remove(store.engine, "before_cursor_execute", note)
+
+
+def plan_of(store: Store, query: str, given: object) -> str:
+    """How the database finds what a statement asks for."""
+    explain = "EXPLAIN" if store.engine.dialect.name == "postgresql" else "EXPLAIN QUERY PLAN"
+    with store.engine.connect() as connection:
+        rows = connection.exec_driver_sql(f"{explain} {query}", given).all()  # type: ignore[arg-type]
+    return "\n".join(" ".join(map(str, row)) for row in rows)
 
 
 def count(store: Store, query: sa.Select[Any]) -> int:

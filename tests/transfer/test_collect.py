@@ -11,13 +11,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
+from ringrift_dagster.cluster.hosts import load_hosts
+from ringrift_dagster.cluster.topology import Place
 from ringrift_dagster.games.database import describe
 from ringrift_dagster.home import Home
+from ringrift_dagster.manifest.inventory import FoundItem, ItemType
+from ringrift_dagster.manifest.locations import register
 from ringrift_dagster.manifest.plane import HOME_LOCATION, Plane, open_plane
-from ringrift_dagster.transfer.collect import PAUSE_SECONDS, cycle, source_names, wanted
+from ringrift_dagster.manifest.schema import operations
+from ringrift_dagster.manifest.store import Store
+from ringrift_dagster.transfer import queue
+from ringrift_dagster.transfer.collect import PAUSE_BYTES_A_SECOND, PAUSE_SECONDS, cycle, source_names, wanted
 from ringrift_dagster.transfer.coordinator import Coordinator, Report
+from ringrift_dagster.transfer.operations import State
 from tests.agents import RunningAgent, running_agent
+from tests.manifest.telling import item, tell
+from tests.transfer.asking import completes, many, noted, plan_of
 
 HOSTS = """
 hosts:
@@ -92,6 +103,48 @@ def test_databases_of_one_name_in_different_places_are_different_sources(pair: P
     play(pair, "staging/selfplay_square8_2p.db", recorded("canonical_square8_2p"))
     pair.carry()
     assert pair.games() == {"gpu-1.selfplay_square8_2p.db": 8, "gpu-1.staging_selfplay_square8_2p.db": 30}
+
+
+def test_what_came_home_among_a_hundred_thousand_operations_is_found_by_index(store: Store, tmp_path: Path) -> None:
+    """It is asked in every refresh: what it costs must not grow with what ended in the last month."""
+    (tmp_path / "hosts.yaml").write_text(HOSTS.format(main="http://127.0.0.1:9", gpu="http://127.0.0.1:9"))
+    cluster = load_hosts(tmp_path / "hosts.yaml")
+    register(store, [Place(HOME_LOCATION, "disk", ""), *cluster.locations()], at=0.0)
+    day = 86_400.0
+    tell(store, "gpu-1", [game_db(number) for number in range(200)], at=20 * day)
+    queue.submit_all(store, many(100_000, HOME_LOCATION, why="snapshot of something"), at=0.0)
+    with store.engine.connect() as connection, connection.begin():
+        ended = {"state": State.DONE.value, "finished_at": operations.c.id * day / 5000}
+        connection.execute(sa.update(operations).values(ended))
+        if store.engine.dialect.name == "postgresql":  # it does so by itself, later
+            connection.exec_driver_sql("ANALYZE")
+    with noted(store) as asked:
+        assert len(wanted(store, cluster, at=20 * day)) == 200
+    plans = [plan_of(store, query, given) for query, given in asked]
+    assert len(plans) == 3
+    for plan in plans:
+        assert "Seq Scan on operations" not in plan, plan
+        assert "SCAN operations" not in plan.replace("SCAN operations USING INDEX ix_operations_open", ""), plan
+
+
+def game_db(number: int) -> FoundItem:
+    return item(f"data/games/{number}.db", f"games {number}", type=ItemType.GAME_DB, games=5)
+
+
+def test_a_large_source_comes_home_less_often(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "hosts.yaml").write_text(HOSTS.format(main="http://127.0.0.1:9", gpu="http://127.0.0.1:9"))
+    cluster = load_hosts(tmp_path / "hosts.yaml")
+    register(store, [Place(HOME_LOCATION, "disk", ""), *cluster.locations()], at=0.0)
+    hour = 3600.0
+    first, second = (game_db(number).model_copy(update={"size": int(hour * PAUSE_BYTES_A_SECOND)}) for number in range(2))
+    live = {"path": "data/games/live.db"}
+    tell(store, "gpu-1", [first.model_copy(update=live)], at=1.0)
+    cycle(store, cluster, at=2.0)
+    (held,) = queue.lease(store, "run", HOME_LOCATION, at=3.0)
+    assert completes(store, held, at=4.0)
+    tell(store, "gpu-1", [second.model_copy(update=live)], at=5.0)
+    assert wanted(store, cluster, at=hour) == []
+    assert [each.sha256 for each in wanted(store, cluster, at=hour + 4.0)] == [second.sha256]
 
 
 def test_without_a_host_that_has_the_home_nothing_is_asked_for(tmp_path: Path) -> None:

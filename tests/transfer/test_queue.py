@@ -17,7 +17,7 @@ from ringrift_dagster.transfer.model import Priority
 from ringrift_dagster.transfer.operations import AGED, Brought, Kind, State
 from tests.manifest.telling import item, places, tell
 from tests.transfer import lessees
-from tests.transfer.asking import LARGE, bears, completes, fails, many, put_off, wanted
+from tests.transfer.asking import LARGE, bears, completes, fails, many, noted, plan_of, put_off, wanted
 
 DAY = 86_400.0
 SMALL = 1000
@@ -383,7 +383,7 @@ def test_a_lease_behind_a_hundred_thousand_is_found_by_index(store: Store) -> No
     if store.engine.dialect.name == "postgresql":  # it does so by itself, later
         with store.engine.connect() as connection, connection.begin():
             connection.exec_driver_sql("ANALYZE operations")
-    plans = [_plan(store, query, given) for query, given in _asked_when_leasing(store)]
+    plans = [plan_of(store, query, given) for query, given in _asked_when_leasing(store)]
     assert len(plans) > 5
     for plan in plans:
         assert "ix_operations_" in plan or "pk_operations" in plan or "PRIMARY KEY" in plan, plan
@@ -396,29 +396,13 @@ def test_a_lease_behind_a_hundred_thousand_is_found_by_index(store: Store) -> No
 
 def _asked_when_leasing(store: Store) -> list[tuple[str, object]]:
     """The statements on operations that a lease executes, with what they were given; those that look, not those that write."""
-    asked: list[tuple[str, object]] = []
-
-    def note(connection: object, cursor: object, statement: str, parameters: object, *_: object) -> None:
-        if statement.lstrip().startswith("SELECT") and "operations" in statement:
-            asked.append((statement, parameters))
-
-    sa.event.listen(store.engine, "before_cursor_execute", note)
-    try:
+    with noted(store) as asked:
         held = queue.lease(store, "run", "gpu-9", at=0.0)
         held += queue.lease(store, "run", "gpu-1", at=0.0)
         queue.draw(store, "run", {each.id: "vast-1" for each in held}, held, at=0.0)
         queue.give_back(store, "run", held, at=0.0)
         queue.submit(store, wanted("one more"), at=0.0)
-    finally:
-        sa.event.remove(store.engine, "before_cursor_execute", note)
     return [(statement, parameters) for statement, parameters in asked if "max(" not in statement]
-
-
-def _plan(store: Store, query: str, given: object) -> str:
-    explain = "EXPLAIN" if store.engine.dialect.name == "postgresql" else "EXPLAIN QUERY PLAN"
-    with store.engine.connect() as connection:
-        rows = connection.exec_driver_sql(f"{explain} {query}", given).all()  # type: ignore[arg-type]
-    return "\n".join(" ".join(map(str, row)) for row in rows)
 
 
 def test_ended_operations_do_not_stand_in_the_way_of_the_same_thing(store: Store) -> None:
