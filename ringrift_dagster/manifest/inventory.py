@@ -192,6 +192,8 @@ class Inventory:
     latency: float | None = None
     pending: int = 0
     """Files seen and not hashed yet; they follow in a later answer."""
+    begun_earlier: bool = False
+    """It was begun for an earlier question, and may be as old as the first of those that had no answer."""
     strangers: list[str] = field(default_factory=list)
     """Names of hosts that showed up and are not in the hosts file."""
 

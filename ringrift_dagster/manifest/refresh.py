@@ -28,6 +28,8 @@ ANSWER_SECONDS = 8.0
 AGAIN_SECONDS = 2.0
 """Pause before the second question to a source that did not answer."""
 GRACE_SECONDS = 1.0
+_FIRST_ASKED: dict[tuple[str, str], int] = {}
+"""By manifest and location: at which revision the first question was asked of those that had no answer yet."""
 _WORTH_ASKING_AGAIN = frozenset({"refused", "timeout", "unreachable", "server_error"})
 
 
@@ -152,10 +154,13 @@ def _ask(source: Source, cursor: Cursor | None, seconds: float, before: int) -> 
 
 def _take_in(store: Store, told: _Told, clock: Callable[[], float]) -> Outcome:
     name, seconds = told.source.location, told.seconds
+    key = (str(store.engine.url), name)
     if told.inventory is None:
+        _FIRST_ASKED.setdefault(key, told.before)
         silence = told.silence or NoAnswer(name, "bad_answer", "nothing")
         changed = liveness.unanswered(store, silence, at=clock())
         return Outcome(name, seconds, silence.code, silence.detail, changed_liveness=changed)
-    merged = merge(store, told.inventory, before=told.before, at=clock())
+    first = _FIRST_ASKED.pop(key, 0)
+    merged = merge(store, told.inventory, before=first if told.inventory.begun_earlier else told.before, at=clock())
     changed = liveness.answered(store, told.inventory, at=clock())
     return Outcome(name, seconds, merged=merged, changed_liveness=changed)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -18,7 +19,7 @@ from ringrift_dagster.manifest.refresh import Refreshed, refresh
 from ringrift_dagster.manifest.sources.node import NodeSource
 from ringrift_dagster.manifest.sources.shared import SharedSource
 from ringrift_dagster.manifest.store import Store
-from tests.manifest.telling import declared, item
+from tests.manifest.telling import declared, item, tell
 
 DATA = "data/training/hex8_2p.npz"
 
@@ -173,6 +174,21 @@ def test_who_tells_and_has_not_ended_yet_is_not_silent(store: Store) -> None:
     assert liveness_of(store, "vast-1") == "OFFLINE", "it is back when all was told"
     cycled(tells("vast-1", "x"))
     assert liveness_of(store, "vast-1") == "ONLINE"
+
+
+def test_an_answer_begun_earlier_does_not_undo_what_was_written_since(store: Store) -> None:
+    """A bucket listed over two cycles: what was uploaded meanwhile is not in the listing, and is not gone."""
+    old, new = item("models/old.npz", "old"), item("models/new.npz", "new")
+    listed = Inventory("bucket", "e", 0, True, found=[old], begun_earlier=True)
+    tell(store, "bucket", [old], at=1000.0)
+    cycle(store, fails("bucket", NoAnswer("bucket", "unfinished", "9 pages so far")))
+    tell(store, "bucket", [old, new], at=1001.0)
+    cycle(store, fails("bucket", NoAnswer("bucket", "timeout", "nothing more")))
+    for _ in range(2):  # the second was begun for nobody knows which question
+        cycle(store, Scripted("bucket", lambda _: listed))
+        assert next(place.replicas for place in all_locations(store) if place.name == "bucket") == 2
+    cycle(store, Scripted("bucket", lambda _: replace(listed, begun_earlier=False)))
+    assert next(place.replicas for place in all_locations(store) if place.name == "bucket") == 1
 
 
 def test_an_answer_for_another_location_is_not_used(store: Store) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -198,6 +198,91 @@ def test_a_listing_of_several_pages(
     proxy = proxied(s3_rclone)
     assert found(source(s3_rclone, proxy.endpoint).read(None, TIMEOUT)).keys() == expected
     assert sum("prefix=models" in request.query for request in proxy.requests) == 3
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Pages of two objects; set when those after the first may come."""
+    monkeypatch.setattr(s3_listing, "PAGE_OBJECTS", 2)
+    opened = threading.Event()
+    yield opened
+    opened.set()
+
+
+def held_by(gate: threading.Event, then: str | int | None = None) -> Callable[[Request], str | int | None]:
+    """A fault: later pages wait for the gate, and then `then` happens to them."""
+    return lambda request: (gate.wait(20) and then) if "continuation-token" in request.query else None
+
+
+def test_a_listing_too_long_for_one_answer_goes_on_behind_it(
+    s3_rclone: S3Server, source: Callable[..., S3Source], proxied: Proxied, gate: threading.Event
+) -> None:
+    expected = {entry.path for entry in (upload(s3_rclone, f"models/hex8_2p_{n}.pth", b"%d" % n) for n in range(5))}
+    proxy = proxied(s3_rclone)
+    proxy.fault = held_by(gate)
+    told = silence(source(s3_rclone, proxy.endpoint), 3.0)
+    assert (told.code, "pages so far" in told.detail) == ("unfinished", True)
+    assert silence(source(s3_rclone, proxy.endpoint), 0.3).code == "timeout", "no page came since"
+    gate.set()
+    inventory = source(s3_rclone, proxy.endpoint).read(None, TIMEOUT)
+    assert (inventory.full, inventory.begun_earlier, found(inventory).keys()) == (True, True, expected)
+    assert abs((inventory.now or 0) - time.time()) < 2, "the server's clock now, not as it was when the listing began"
+    assert sum("prefix=models" in request.query for request in proxy.requests) == 3
+    upload(s3_rclone, "models/hex8_3p.pth", b"new")
+    inventory = source(s3_rclone, proxy.endpoint).read(None, TIMEOUT)
+    assert (inventory.begun_earlier, found(inventory).keys()) == (False, {*expected, "models/hex8_3p.pth"})
+
+
+def test_a_listing_that_failed_behind_the_answer_is_begun_anew(
+    s3_rclone: S3Server, source: Callable[..., S3Source], proxied: Proxied, gate: threading.Event
+) -> None:
+    for number in range(3):
+        upload(s3_rclone, f"models/hex8_2p_{number}.pth", b"%d" % number)
+    proxy = proxied(s3_rclone)
+    failing = held_by(gate, 500)
+    proxy.fault = failing
+    assert silence(source(s3_rclone, proxy.endpoint), 3.0).code == "unfinished"
+    held = len([request for request in proxy.requests if "continuation-token" in request.query])
+    proxy.fault = lambda request: None
+    gate.set()
+    inventory = source(s3_rclone, proxy.endpoint).read(None, TIMEOUT)
+    assert (held, inventory.begun_earlier, len(inventory.found)) == (1, False, 3)
+
+
+def test_an_old_listing_is_no_answer(
+    s3_rclone: S3Server,
+    source: Callable[..., S3Source],
+    proxied: Proxied,
+    gate: threading.Event,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for number in range(3):
+        upload(s3_rclone, f"models/hex8_2p_{number}.pth", b"%d" % number)
+    proxy = proxied(s3_rclone)
+    proxy.fault = held_by(gate)
+    assert silence(source(s3_rclone, proxy.endpoint), 3.0).code == "unfinished"
+    (listing,) = (each for key, each in s3._LISTINGS._known.items() if key[0] == proxy.endpoint)
+    gate.set()
+    assert listing.result(TIMEOUT) is not None
+    monkeypatch.setattr(s3_listing, "RESULT_SECONDS", -1.0)
+    inventory = source(s3_rclone, proxy.endpoint).read(None, TIMEOUT)
+    assert (inventory.begun_earlier, len(inventory.found)) == (False, 3)
+
+
+def test_a_listing_that_nobody_asks_for_ends(
+    s3_rclone: S3Server, source: Callable[..., S3Source], proxied: Proxied, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(5):
+        upload(s3_rclone, f"models/hex8_2p_{number}.pth", b"%d" % number)
+    proxy = proxied(s3_rclone)
+    proxy.fault = held_by(gate)
+    assert silence(source(s3_rclone, proxy.endpoint), 3.0).code == "unfinished"
+    (listing,) = (each for key, each in s3._LISTINGS._known.items() if key[0] == proxy.endpoint)
+    monkeypatch.setattr(s3_listing, "FORSAKEN_SECONDS", -1.0)
+    gate.set()
+    with pytest.raises(s3_listing.ListingBroken, match="nobody asks"):
+        listing.result(TIMEOUT)
+    assert sum("prefix=models" in request.query for request in proxy.requests) == 2
 
 
 FAULTS = [

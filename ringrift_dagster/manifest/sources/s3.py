@@ -28,7 +28,7 @@ from ringrift_dagster.manifest.inventory import (
 from ringrift_dagster.manifest.sources.layouts import SHARED, is_listed
 from ringrift_dagster.manifest.sources.s3_cache import Known, S3Cache
 from ringrift_dagster.manifest.sources.s3_client import CONNECTIONS, Failure, code_of, failure_code, no_answer, status_of
-from ringrift_dagster.manifest.sources.s3_listing import NOT_ON_DEMAND, Listed, Listing, ListingBroken, list_objects, plain_etag
+from ringrift_dagster.manifest.sources.s3_listing import NOT_ON_DEMAND, Listed, Listing, ListingBroken, Listings, plain_etag
 from ringrift_dagster.manifest.sources.s3_manifest import (
     DEFAULT_PREFIX,
     ManifestObject,
@@ -49,6 +49,9 @@ SCRUB_AGAIN_SECONDS = 24 * 3600.0
 READ_BLOCK = 1 << 20
 _OWN_SHARE = 0.85
 """Of the time given, for asking; the rest is for putting the answer together."""
+_LISTING_SHARE = 0.7
+"""Of the time for asking, for waiting for the listing: what it leaves is for metadata."""
+_LISTINGS = Listings()
 
 T = TypeVar("T")
 
@@ -101,7 +104,9 @@ class S3Source:
 
     def read(self, since: Cursor | None, timeout: float) -> Inventory:
         """What the bucket holds. It is listed as a whole each time, so `since` does not matter; the answer is full unless objects
-        are still to be asked for their metadata: then nothing may be taken for gone. Raises NoAnswer."""
+        are still to be asked for their metadata: then nothing may be taken for gone. Raises NoAnswer.
+
+        A listing for which the time is too short goes on, and the next question has it, whichever source of this process asks."""
         return self._within(timeout, self._read)
 
     def scrub(self, max_bytes: int, timeout: float) -> Scrubbed:
@@ -139,7 +144,7 @@ class S3Source:
         return result
 
     def _read(self, deadline: float) -> Inventory:
-        listing = list_objects(self._client, self._bucket, self._prefixes, deadline)
+        listing, begun_earlier = self._list(time.monotonic() + (deadline - time.monotonic()) * _LISTING_SHARE)
         objects = {key: listed for key, listed in listing.objects.items() if _is_item(key)}
         asked = {key: listed for key, listed in objects.items() if listed.size and not SHARED.is_set_aside(key)}
         known, epoch = self._remember(asked)
@@ -158,11 +163,29 @@ class S3Source:
             full=pending == 0,
             found=found,
             untracked=untracked,
-            now=listing.now,
+            now=listing.clock(),
             latency=listing.latency,
             pending=pending,
+            begun_earlier=begun_earlier,
             strangers=[node for node in node_ids(listing.objects) if node not in self._strangers_known],
         )
+
+    def _list(self, deadline: float) -> tuple[Listing, bool]:
+        """The listing, and whether an earlier question began it. Raises NoAnswer, ListingBroken and Failure."""
+        while True:
+            under_way, begun_earlier = _LISTINGS.join(self._client, self._bucket, self._prefixes)
+            try:
+                listing = under_way.result(deadline - time.monotonic())
+            except (ListingBroken, *Failure):
+                _LISTINGS.drop(under_way)
+                if begun_earlier and time.monotonic() < deadline:
+                    continue  # the server may be well by now
+                raise
+            if listing is not None:
+                _LISTINGS.drop(under_way)
+                return listing, begun_earlier
+            code = "unfinished" if under_way.went_on() else "timeout"
+            raise NoAnswer(self._location, code, f"the listing of {self._bucket} goes on: {under_way.pages:,} pages so far")
 
     def _remember(self, objects: dict[str, Listed]) -> tuple[dict[str, Known], str]:
         """What is known of the objects, and the epoch of that knowledge."""

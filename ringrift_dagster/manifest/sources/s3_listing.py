@@ -1,18 +1,18 @@
 """Listing a bucket: every object below some prefixes, all of them or none.
 
-A listing that breaks off in the middle is no listing: the error is passed on, and nothing can be taken for gone. What an object is,
-is not known here.
+A listing that breaks off in the middle is no listing: the error is passed on, and nothing can be taken for gone. One that takes
+longer than an answer may goes on behind it, and the next question has the result. What an object is, is not known here.
 """
 
 from __future__ import annotations
 
+import queue
 import time
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from threading import Event
+from threading import Event, Lock, Thread
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -22,6 +22,12 @@ from ringrift_dagster.manifest.inventory import MAX_SIZE, RelativePath
 PAGE_OBJECTS = 1000
 MAX_OBJECTS = 5_000_000
 """A listing that goes on beyond so many objects is taken for an endless one."""
+LISTING_SECONDS = 900.0
+"""A listing behind the answers takes no longer."""
+FORSAKEN_SECONDS = 180.0
+"""A listing that nobody asked for so long ends."""
+RESULT_SECONDS = 90.0
+"""So long after its end a listing is still what a bucket holds, with the words of those who asked for it meanwhile."""
 NOT_ON_DEMAND = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 """Storage classes whose objects have to be restored before they can be read."""
 
@@ -56,59 +62,149 @@ class Listed:
 
 @dataclass(frozen=True)
 class Listing:
-    """Objects by key. `now` is the server's clock, `latency` the seconds that its first page took."""
+    """Objects by key. `now` is the server's clock at the first page, which came at `at` on the monotonic clock and took `latency`
+    seconds."""
 
     objects: dict[str, Listed]
     now: float | None
     latency: float | None
+    at: float = 0.0
+
+    def clock(self) -> float | None:
+        """The server's clock now, as far as it was told."""
+        return None if self.now is None else self.now + time.monotonic() - self.at
 
 
-def list_objects(client: Any, bucket: str, prefixes: Collection[str], deadline: float | None = None) -> Listing:
-    """List the objects below each prefix, at the same time. `deadline` is on the monotonic clock.
+def list_objects(
+    client: Any,
+    bucket: str,
+    prefixes: Collection[str],
+    deadline: float | None = None,
+    on_page: Callable[[], None] = lambda: None,
+) -> Listing:
+    """List the objects below each prefix, at the same time. `deadline` is on the monotonic clock; what `on_page` raises ends it.
 
     Keys that are no plain relative paths, and those that stand for folders, are left out. Raises ListingBroken and
     s3_client.Failure.
     """
     stop = Event()
-    if not prefixes:
+    answers: queue.SimpleQueue[Listing | Exception] = queue.SimpleQueue()
+    asked = list(dict.fromkeys(prefixes))
+    if not asked:
         return Listing({}, None, None)
 
     def in_time() -> None:
         if stop.is_set() or (deadline is not None and time.monotonic() >= deadline):
             raise ListingBroken("the listing took too long", timeout=True)
 
-    pool = ThreadPoolExecutor(len(prefixes), thread_name_prefix="s3-list")
+    def run(prefix: str) -> None:
+        try:
+            answers.put(_list_one(client, bucket, prefix, in_time, on_page))
+        except Exception as error:  # handed to the caller
+            answers.put(error)
+
+    for prefix in asked:  # in threads that keep no process from ending
+        Thread(target=run, args=(prefix,), name=f"s3-list {prefix}", daemon=True).start()
+    listings: list[Listing] = []
     try:
-        parts = [pool.submit(_list_one, client, bucket, prefix, in_time) for prefix in dict.fromkeys(prefixes)]
-        done, waiting = wait(parts, None if deadline is None else max(deadline - time.monotonic(), 0), FIRST_EXCEPTION)
-        broken = next((error for part in done if (error := part.exception())), None)
-        if broken:
-            raise broken
-        if waiting:
-            raise ListingBroken("the listing took too long", timeout=True)
+        while len(listings) < len(asked):
+            told = answers.get(timeout=None if deadline is None else max(deadline - time.monotonic(), 0))
+            if isinstance(told, Exception):
+                raise told
+            listings.append(told)
+    except queue.Empty:
+        raise ListingBroken("the listing took too long", timeout=True) from None
     finally:
         stop.set()
-        pool.shutdown(wait=False, cancel_futures=True)
-    listings = [part.result() for part in parts]
     objects = {key: listed for part in listings for key, listed in part.objects.items()}
-    return Listing(objects, listings[0].now, listings[0].latency)
+    first = listings[0]
+    return Listing(objects, first.now, first.latency, first.at)
 
 
-def _list_one(client: Any, bucket: str, prefix: str, in_time: Callable[[], None]) -> Listing:
+class UnderWay:
+    """A listing in a thread of its own, which goes on while somebody asks for it now and then."""
+
+    def __init__(self, client: Any, bucket: str, prefixes: Collection[str]) -> None:
+        self.asked_at = time.monotonic()
+        self.ended_at: float | None = None
+        self.pages = 0
+        self._seen = 0
+        self._outcome: Listing | Exception | None = None
+        self._thread = Thread(target=self._run, args=(client, bucket, prefixes), name=f"s3-list {bucket}", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is nothing to wait for any more: it failed, or what it told is old."""
+        old = self.ended_at is not None and time.monotonic() - self.ended_at > RESULT_SECONDS
+        return old or isinstance(self._outcome, Exception)
+
+    def result(self, timeout: float) -> Listing | None:
+        """What was listed, or None if that goes on after `timeout` seconds. Raises ListingBroken and s3_client.Failure."""
+        self._thread.join(max(timeout, 0))
+        if isinstance(self._outcome, Exception):
+            raise self._outcome
+        return self._outcome
+
+    def went_on(self) -> bool:
+        """Whether a page came since this was asked last."""
+        before, self._seen = self._seen, self.pages
+        return self._seen > before
+
+    def _run(self, client: Any, bucket: str, prefixes: Collection[str]) -> None:
+        try:
+            self._outcome = list_objects(client, bucket, prefixes, time.monotonic() + LISTING_SECONDS, self._on_page)
+        except Exception as error:  # handed to whoever asks
+            self._outcome = error
+        self.ended_at = time.monotonic()
+
+    def _on_page(self) -> None:
+        self.pages += 1
+        if time.monotonic() - self.asked_at > FORSAKEN_SECONDS:
+            raise ListingBroken("nobody asks for the listing any more", timeout=True)
+
+
+class Listings:
+    """The listings under way in this process, and those that ended and nobody had yet. Safe to use from many threads."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._known: dict[tuple[str, str, tuple[str, ...]], UnderWay] = {}
+
+    def join(self, client: Any, bucket: str, prefixes: Collection[str]) -> tuple[UnderWay, bool]:
+        """The listing of a bucket, and whether it was begun before; one that failed, or is old, is begun anew."""
+        key = (str(client.meta.endpoint_url), bucket, tuple(prefixes))
+        with self._lock:
+            self._known = {each: listing for each, listing in self._known.items() if not listing.is_over}
+            known = self._known.get(key)
+            if known is not None:
+                known.asked_at = time.monotonic()
+                return known, True
+            self._known[key] = begun = UnderWay(client, bucket, prefixes)
+            return begun, False
+
+    def drop(self, listing: UnderWay) -> None:
+        """Somebody has its result: the next question begins a new one."""
+        with self._lock:
+            self._known = {key: each for key, each in self._known.items() if each is not listing}
+
+
+def _list_one(client: Any, bucket: str, prefix: str, in_time: Callable[[], None], on_page: Callable[[], None]) -> Listing:
     objects: dict[str, Listed] = {}
     now = latency = None
-    started = time.monotonic()
+    started = at = time.monotonic()
     for page in _pages(client, bucket, prefix, in_time):
+        on_page()
         if latency is None:
-            latency = time.monotonic() - started
-            now = _date(page)
+            at = time.monotonic()
+            latency, now = at - started, _date(page)
         for entry in page.get("Contents", ()):
             listed = _listed(entry)
             if listed is not None:
                 objects[listed.key] = listed
         if len(objects) > MAX_OBJECTS:
             raise ListingBroken(f"more than {MAX_OBJECTS} objects below {prefix!r}")
-    return Listing(objects, now, latency)
+    return Listing(objects, now, latency, at)
 
 
 def _pages(client: Any, bucket: str, prefix: str, in_time: Callable[[], None]) -> Iterator[dict[str, Any]]:
