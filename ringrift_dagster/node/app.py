@@ -6,12 +6,13 @@ No request names a path. Every refusal is JSON `{"error": code, "detail": one li
 from __future__ import annotations
 
 import asyncio
+import base64
 import hmac
 import os
 import re
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -251,8 +252,13 @@ class _Gate:
             await self.app(scope, receive, counted)
 
     def _is_let_in(self, header: str) -> bool:
-        scheme, _, given = header.partition(" ")
-        return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("latin-1", "replace"), self.token or b"")
+        """By the token, or by it as anybody's password: aria2 keeps a password to its host, and repeats a header elsewhere."""
+        scheme, _, rest = header.partition(" ")
+        given = rest.strip().encode("latin-1", "replace")
+        if scheme.lower() == "basic":
+            with suppress(ValueError):
+                return hmac.compare_digest(base64.b64decode(given).partition(b":")[2], self.token or b"")
+        return scheme.lower() == "bearer" and hmac.compare_digest(given, self.token or b"")
 
 
 def _head_bytes(scope: Scope) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -280,7 +281,11 @@ def test_a_token_is_needed_for_everything(tree: Path, agent: Start) -> None:
         for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Basic s3cret"}, {"authorization": "s3cret"}):
             answer = ask(running.url, path, headers=headers)
             assert (answer.status, answer.json()["error"]) == (401, "unauthorized")
-    assert ask(running.url, "/v1/health", headers={"authorization": "Bearer s3cret"}).status == 200
+    for user, password in (("agent", "wrong"), ("s3cret", ""), ("agent:s3cret", "s3cret")):
+        told = base64.b64encode(f"{user}:{password}".encode()).decode()
+        assert ask(running.url, "/v1/health", headers={"authorization": f"Basic {told}"}).status == 401
+    for header in ("Bearer s3cret", f"Basic {base64.b64encode(b'agent:s3cret').decode()}"):
+        assert ask(running.url, "/v1/health", headers={"authorization": header}).status == 200
     assert running.source().read(None, 20).full
     running.token = "wrong"
     with pytest.raises(NoAnswer) as refused:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import subprocess
 import sys
@@ -148,7 +149,8 @@ def test_without_piece_hashes_nothing_is_fetched(aria2: Aria2Transport, tmp_path
 
 def test_the_token_is_for_agents_alone(tmp_path: Path) -> None:
     what, into = content(CHUNK_SIZE + 1), tmp_path / ".into.part"
-    with faulty(served(what, tmp_path), 2) as (agent, other), Aria2Transport(tmp_path, "secret", stall_seconds=20) as aria2:
+    token, given = "s/e@c:r%t", "Basic " + base64.b64encode(b"agent:s/e@c:r%t").decode()
+    with faulty(served(what, tmp_path), 2) as (agent, other), Aria2Transport(tmp_path, token, stall_seconds=20) as aria2:
         other.objects["mirror.npz"] = what.data
         asked = {"pieces": agent.url(what.sha256)}
         plain = Offer(transport=TransportName.ARIA2, location="mirror", address=f"{other.base}/mirror.npz?signed=1", options=asked)
@@ -158,7 +160,20 @@ def test_the_token_is_for_agents_alone(tmp_path: Path) -> None:
         bring(aria2, what, [*offers([agent], what), plain], into)
         assert into.read_bytes() == what.data
         assert {headers.get("Authorization") for headers in other.headers} == {None}
-        assert {headers.get("Authorization") for headers in agent.headers} == {"Bearer secret"}
+        assert {headers.get("Authorization") for headers in agent.headers} == {f"Bearer {token}", given}
+
+
+def test_no_token_goes_where_an_agent_redirects_to(tmp_path: Path) -> None:
+    what, into = content(CHUNK_SIZE + 1), tmp_path / ".into.part"
+    with faulty(served(what, tmp_path), 3) as (agent, moved, other), Aria2Transport(tmp_path, "secret", stall_seconds=20) as aria2:
+        moved.faults = Faults(redirect=f"{other.base}/elsewhere")
+        other.objects["elsewhere"] = what.data
+        (given,) = offers([moved], what)
+        bring(aria2, what, [given.model_copy(update={"options": {"pieces": agent.url(what.sha256)}})], into)
+        assert into.read_bytes() == what.data
+        assert all("Authorization" in headers for headers in moved.headers)
+        assert other.headers
+        assert not any("Authorization" in headers for headers in other.headers)
 
 
 def test_no_secret_is_on_the_command_line_or_left_in_a_file(aria2: Aria2Transport, tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 An offer's address is the URL of the item: of an agent, or a plain or presigned one of any other server. Its piece hashes come
 from the agents that are offered, or from the one whose URL of the item the option `pieces` gives; without them nothing is fetched,
 since aria2 then puts together whatever it is sent. Its own check of a whole file is not used: it leaves the wrong one lying there.
+
+aria2 follows redirects, and repeats its headers wherever they lead. So agents are shown their token as a password within the URL,
+which it keeps to the host and port that the URL names.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import base64
 import itertools
 import os
+import re
 import secrets
 import socket
 import subprocess
@@ -19,6 +23,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import quote, urlsplit
 from xml.sax.saxutils import escape, quoteattr
 
 import orjson
@@ -85,6 +90,7 @@ _CODES = {
 }
 """Of aria2's exit codes."""
 _NO_ROOM = "9"
+_PASSWORD = re.compile(r"//[^/\s]*@")
 _OVER = ("complete", "error", "removed")
 
 
@@ -125,7 +131,7 @@ class Aria2Transport:
         cancelled: Callable[[], bool],
         progress: Callable[[int], None],
     ) -> None:
-        """See WholeTransport. All offers at once; agents apart from others, which must not see their token."""
+        """See WholeTransport. All offers at once: agents first, and others where these do not bring it."""
         programs.find("aria2c")
         urls = list(dict.fromkeys(_checked(offer.address) for offer in offers))
         agents = [url for url in urls if asking.is_agent(url, item.sha256)]
@@ -136,10 +142,9 @@ class Aria2Transport:
             if not group:
                 continue
             options = _download_options(into, len(group), bytes_a_second)
-            if group is agents:
-                options["header"] = [f"{name}: {value}" for name, value in self._headers(group[0], item).items()]
+            shown = [_with_password(url, self._token) if self._token and group is agents else url for url in group]
             try:
-                self._download(item, _metalink(item, into.name, pieces, group), options, into, cancelled, progress)
+                self._download(item, _metalink(item, into.name, pieces, shown), options, into, cancelled, progress)
                 return
             except TransportFailure as error:
                 if error.code == "cancelled":
@@ -205,7 +210,7 @@ class Aria2Transport:
         if status["status"] == "complete":
             progress(item.size)
             return
-        code, detail = status.get("errorCode", ""), status.get("errorMessage", "")
+        code, detail = status.get("errorCode", ""), _PASSWORD.sub("//", status.get("errorMessage", ""))
         if code == _NO_ROOM:
             raise OSError(28, "No space left on device", os.fspath(into))
         raise TransportFailure(_CODES.get(code, "failed"), detail or f"aria2 ended with {code}")
@@ -336,6 +341,11 @@ def _checked(url: str) -> str:
     if not url.startswith(("http://", "https://")):
         raise TransportFailure("failed", f"not a URL: {url}")
     return url
+
+
+def _with_password(url: str, token: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=f"agent:{quote(token, safe='')}@{parts.netloc.rpartition('@')[2]}").geturl()
 
 
 def _download_options(into: Path, sources: int, bytes_a_second: float | None) -> dict[str, Any]:
