@@ -7,9 +7,13 @@ recorded hashes) and the version of the rules. Never to a file or a game id.
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
+import time
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
+_WAIT_SECONDS = 60.0
+_PUTS_PER_COMMIT = 300
+_SECONDS_PER_COMMIT = 1.0
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS verdicts (
     digest TEXT NOT NULL,
@@ -38,23 +42,31 @@ class StoredVerdict:
 
 
 class VerdictStore:
-    """Verdicts in an SQLite file, safe for several processes. Use as a context manager; leaving it commits."""
+    """Verdicts in an SQLite file, safe for several processes. Use as a context manager; leaving it commits.
+
+    What is put is held in memory and written every few hundred verdicts or every second, whichever comes first, in a transaction
+    that lasts no longer than the writing: all configs share one file, and judging one game may take longer than others wait.
+    """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._connection = sqlite3.connect(path, timeout=60)
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        self._connection.execute(_SCHEMA)
+        self._connection = _open(path)
+        self._pending: dict[tuple[str, str, str], StoredVerdict] = {}
+        self._pending_since = 0.0
 
     def __enter__(self) -> VerdictStore:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._connection.commit()
-        self._connection.close()
+        try:
+            self.commit()
+        finally:
+            self._connection.close()
 
     def get(self, digest: str, claims: str, rules_version: str) -> StoredVerdict | None:
         """The verdict on exactly this content, or None."""
+        if pending := self._pending.get((digest, claims, rules_version)):
+            return pending
         row = self._connection.execute(
             "SELECT reason, move_number, detail, moves, hashes_checked FROM verdicts "
             "WHERE digest = ? AND claims = ? AND rules_version = ?",
@@ -63,22 +75,38 @@ class VerdictStore:
         return StoredVerdict(*row) if row else None
 
     def put(self, digest: str, claims: str, rules_version: str, verdict: StoredVerdict) -> None:
-        """Keep a verdict; the first one on a content stays."""
-        self._connection.execute(
-            "INSERT OR IGNORE INTO verdicts (digest, claims, rules_version, reason, move_number, detail, moves, "
-            "hashes_checked) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                digest,
-                claims,
-                rules_version,
-                verdict.reason,
-                verdict.move_number,
-                verdict.detail,
-                verdict.moves,
-                verdict.hashes_checked,
-            ),
-        )
+        """Keep a verdict; the first one on a content stays. It is durable after the next `commit` at the latest."""
+        now = time.monotonic()
+        if not self._pending:
+            self._pending_since = now
+        self._pending.setdefault((digest, claims, rules_version), verdict)
+        if len(self._pending) >= _PUTS_PER_COMMIT or now - self._pending_since >= _SECONDS_PER_COMMIT:
+            self.commit()
 
     def commit(self) -> None:
-        """Make what was put so far durable, and let other writers in."""
-        self._connection.commit()
+        """Make what was put so far durable. Nothing is forgotten if that fails."""
+        if not self._pending:
+            return
+        with self._connection:
+            self._connection.executemany(
+                "INSERT OR IGNORE INTO verdicts (digest, claims, rules_version, reason, move_number, detail, moves, "
+                "hashes_checked) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [(*key, *astuple(verdict)) for key, verdict in self._pending.items()],
+            )
+        self._pending.clear()
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=_WAIT_SECONDS)
+    give_up = time.monotonic() + _WAIT_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute(_SCHEMA)
+            return connection
+        except sqlite3.OperationalError as error:
+            # SQLite's own waiting does not cover the switch to WAL, which two processes may want of a new file at once.
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
+                connection.close()
+                raise
+            time.sleep(0.02)
