@@ -6,11 +6,14 @@ what makes an append count. One row a game, one row a position's move; provenanc
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +34,10 @@ from ringrift_dagster.games.position import empty_position
 from ringrift_dagster.home import Home
 
 _GAMES_PER_FILE = 2_000
+_MOVES_PER_FILE = 200_000
+"""What is not written yet is held in memory, about 1 KB a move; large boards have a thousand moves a game."""
+
+_WAIT_SECONDS = 180.0
 _STRING_COLUMNS = (
     "game_id",
     "termination_reason",
@@ -142,12 +149,54 @@ class AppendResult:
     bytes: int
 
 
-def append_canonical(config: str, databases: Sequence[Path], home: Home, progress: Progress | None = None) -> AppendResult:
+def append_canonical(
+    config: str,
+    databases: Sequence[Path],
+    home: Home,
+    progress: Progress | None = None,
+    *,
+    wait_seconds: float = _WAIT_SECONDS,
+) -> AppendResult:
     """Judge the games of `databases` and append the canonical ones that the store lacks; the rest go to quarantine.
 
     Idempotent: a game already in the store is passed over. A database that cannot be read is reported and stops no other.
+    Raises StoreBusy if another process still appends to this store after `wait_seconds`.
     """
     wanted = parse_config(config)
+    with _sole_append(wanted, home, wait_seconds):
+        return _append_new(wanted, databases, home, progress)
+
+
+class StoreBusy(Exception):
+    """Another process appends to the store of the config."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(f"another process is adding games to the store of {config.key}: run this again when it has finished")
+
+
+@contextmanager
+def _sole_append(config: Config, home: Home, wait_seconds: float) -> Iterator[None]:
+    """One append to a store at a time, across processes; the lock goes with the process that holds it.
+
+    It lies beside the config's directory, so that it holds while somebody moves that aside.
+    """
+    home.canonical.mkdir(parents=True, exist_ok=True)
+    with (home.canonical / f".{config.key}.lock").open("w") as lock:
+        give_up = time.monotonic() + wait_seconds
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= give_up:
+                    raise StoreBusy(config) from None
+                time.sleep(0.2)
+        for left_behind in _directory(config, home).glob(".*.part"):
+            left_behind.unlink()  # of an append that was killed: its lock is free
+        yield
+
+
+def _append_new(wanted: Config, databases: Sequence[Path], home: Home, progress: Progress | None) -> AppendResult:
     known = {digest for path in _games_files(wanted, home) for digest in _column(path, "digest")}
     found: Counter[str] = Counter()
     rejected: list[dict[str, Any]] = []
@@ -157,7 +206,8 @@ def append_canonical(config: str, databases: Sequence[Path], home: Home, progres
     with VerdictStore(home.verdicts) as store:
         gate = Gate(store, known)
         for path in databases:
-            accepted: list[JudgedGame] = []
+            accepted = _Accepted()
+            sha256 = ""
             try:
                 with GameDatabase(path) as database:
                     sha256 = file_sha256(path)
@@ -167,23 +217,24 @@ def append_canonical(config: str, databases: Sequence[Path], home: Home, progres
                         if judged.verdict.digest in known:
                             already += 1
                         elif judged.verdict.reason is None:
-                            accepted.append(judged)
+                            accepted.add(judged)
                             found["canonical"] += 1
                         else:
                             found[judged.verdict.reason] += 1
                             rejected.append({"database": path.name, **judged.verdict.rejection()})
-                        if len(accepted) >= _GAMES_PER_FILE:
+                        if accepted.full:
+                            store.commit()  # a verdict is remembered no later than its game is stored
                             files += _append(wanted, home, accepted, path.name, sha256)
-                            accepted = []
+                            accepted = _Accepted()
                         if progress is not None:
                             progress(str(path), judged_count, total)
-                    files += _append(wanted, home, accepted, path.name, sha256)
             except DatabaseUnreadable as error:
                 unreadable.append({"database": path.name, "detail": error.detail})
-                files += _append(wanted, home, accepted, path.name, "")
+                sha256 = ""
             store.commit()
+            files += _append(wanted, home, accepted, path.name, sha256)
     _quarantine(wanted, home, rejected)
-    summary = summarise(config, home)
+    summary = summarise(wanted.key, home)
     return AppendResult(
         config=wanted.key,
         judged=judged_count,
@@ -346,9 +397,27 @@ class _MovesReader:
         return records, {number: weight for number, weight in zip(numbers, weights, strict=True) if weight}
 
 
-def _append(config: Config, home: Home, accepted: list[JudgedGame], name: str, sha256: str) -> list[Path]:
+class _Accepted:
+    """Accepted games that are not written yet, as columns of moves and rows of games: a third of what judged games take."""
+
+    def __init__(self) -> None:
+        self.games: list[dict[str, Any]] = []
+        self.moves: dict[str, list[Any]] = {name: [] for name in MOVES.names}
+
+    def add(self, judged: JudgedGame) -> None:
+        self.games.append(_game_row(judged))
+        for row in _move_rows(judged):
+            for name, column in self.moves.items():
+                column.append(row[name])
+
+    @property
+    def full(self) -> bool:
+        return len(self.games) >= _GAMES_PER_FILE or len(self.moves["digest"]) >= _MOVES_PER_FILE
+
+
+def _append(config: Config, home: Home, accepted: _Accepted, name: str, sha256: str) -> list[Path]:
     """Write one pair of files for the accepted games; the games file last, which commits."""
-    if not accepted:
+    if not accepted.games:
         return []
     directory = _directory(config, home)
     directory.mkdir(parents=True, exist_ok=True)
@@ -358,21 +427,19 @@ def _append(config: Config, home: Home, accepted: list[JudgedGame], name: str, s
         "ringrift.rules_version": RULES_VERSION,
         "ringrift.databases": json.dumps([{"name": name, "sha256": sha256}]),
     }
-    moves = pa.Table.from_pylist([row for judged in accepted for row in _move_rows(judged)], schema=MOVES)
+    moves = pa.Table.from_pydict(accepted.moves, schema=MOVES)
     moves_file = _write(directory, f"moves-{number:06d}", moves, provenance)
-    games = pa.Table.from_pylist([_game_row(config, judged, name, sha256) for judged in accepted], schema=GAMES)
+    source = {"config": config.key, "rules_version": RULES_VERSION, "database_sha256": sha256, "database_name": name}
+    games = pa.Table.from_pylist([{**game, **source} for game in accepted.games], schema=GAMES)
     games_file = _write(directory, f"games-{number:06d}", games, {**provenance, "ringrift.moves_file": moves_file.name})
     return [games_file, moves_file]
 
 
-def _game_row(config: Config, judged: JudgedGame, name: str, sha256: str) -> dict[str, Any]:
+def _game_row(judged: JudgedGame) -> dict[str, Any]:
+    """What the game itself says; what it came from is added when it is written."""
     record = judged.record
     return {
         "digest": judged.verdict.digest,
-        "config": config.key,
-        "rules_version": RULES_VERSION,
-        "database_sha256": sha256,
-        "database_name": name,
         "winner": record.row.get("winner"),
         "total_moves": len(record.moves),
         "swap_rule": judged.swap_rule,
@@ -412,15 +479,43 @@ def _write(directory: Path, stem: str, table: pa.Table, provenance: Mapping[str,
     return final
 
 
+def quarantined(config: str, home: Home) -> list[dict[str, Any]]:
+    """The rejected games of a config, each with its reason and move number; a line that was torn or damaged is passed over."""
+    path = _quarantine_file(parse_config(config), home)
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    return [entry for line in lines if (entry := _rejection(line)) is not None]
+
+
+def _quarantine_file(config: Config, home: Home) -> Path:
+    return home.quarantine / f"{config.key}.jsonl"
+
+
+def _rejection(line: bytes) -> dict[str, Any] | None:
+    try:
+        entry = orjson.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(entry, dict) or not all(isinstance(entry.get(name), str) for name in ("game_id", "reason")):
+        return None
+    return entry
+
+
 def _quarantine(config: Config, home: Home, rejected: list[dict[str, Any]]) -> None:
-    """Add newly rejected games to the config's quarantine list; one line a game and reason."""
-    if not rejected:
+    """Add newly rejected games to the config's quarantine list: one line a game, reason and move number.
+
+    The database that a line names is the one in which this was first seen; the next snapshot of a source says nothing new.
+    """
+    present = quarantined(config.key, home)
+    entries: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for entry in [*present, *rejected]:
+        entries.setdefault((entry["game_id"], entry["reason"], str(entry.get("move_number"))), entry)
+    if list(entries.values()) == present:
         return
-    home.quarantine.mkdir(parents=True, exist_ok=True)
-    path = home.quarantine / f"{config.key}.jsonl"
-    present = set(path.read_bytes().splitlines()) if path.exists() else set()
-    lines = [line for entry in rejected if (line := orjson.dumps(entry)) not in present]
-    with path.open("ab") as file:
-        file.writelines(line + b"\n" for line in lines)
-        file.flush()
-        os.fsync(file.fileno())
+    path = _quarantine_file(config, home)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_name(f".{path.name}.part")
+    try:
+        staged.write_bytes(b"".join(orjson.dumps(entry) + b"\n" for entry in entries.values()))
+        publish(staged, path)
+    finally:
+        staged.unlink(missing_ok=True)

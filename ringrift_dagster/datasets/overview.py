@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ringrift_dagster.datasets.canonical_games import summarise
+from ringrift_dagster.datasets.canonical_games import quarantined, summarise
 from ringrift_dagster.datasets.npz_export import manifest_path_of
 from ringrift_dagster.games.config import CONFIG_KEYS
 from ringrift_dagster.games.sources import registration
@@ -55,18 +55,15 @@ def overview(home: Home) -> Iterator[ConfigState]:
             config,
             databases=len(registration(config, home).current),
             canonical=store.games,
-            rejected=_quarantined(home.quarantine / f"{config}.jsonl"),
+            rejected=_rejected(config, home),
             newest_game=store.newest_game,
             training_set=_training_set(home.datasets / f"{config}.npz"),
         )
 
 
-def _quarantined(path: Path) -> dict[str, int]:
+def _rejected(config: str, home: Home) -> dict[str, int]:
     """Rejected games by reason; a game that several snapshots of a database show counts once."""
-    if not path.exists():
-        return {}
-    with path.open() as lines:
-        games = {(entry["game_id"], entry["reason"]) for entry in map(json.loads, lines)}
+    games = {(entry["game_id"], entry["reason"]) for entry in quarantined(config, home)}
     return dict(sorted(Counter(reason for _, reason in games if reason != "unfinished").items()))
 
 
