@@ -2,16 +2,19 @@
 
 Understands schema versions 12 to 18, plain and gzip states, `move_json` and the older column form. Opens read-only and within
 one read transaction, so a database that is being written reads as it stood at one commit, and never migrates anything. One bad
-game never fails the rest: its record carries what is wrong with it (`GameRecord.damage`).
+game never fails the rest: its record carries what is wrong with it (`GameRecord.damage`). So texts are read whatever their
+bytes: those that are no UTF-8 become surrogates, which are looked for and never leave this module.
 """
 
 from __future__ import annotations
 
 import hashlib
+import operator
 import os
+import re
 import sqlite3
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +33,8 @@ MAX_STATE_BYTES = 32 << 20
 MAX_MOVE_BYTES = 1 << 20
 _GAMES = "games"
 _READ_BLOCK = 4 << 20
+_NO_UTF8 = re.compile("[\udc80-\udcff]")
+_decode = operator.methodcaller("decode", "utf-8", "surrogateescape")
 
 
 class DatabaseUnreadable(Exception):
@@ -118,10 +123,11 @@ class GameDatabase:
             if check:
                 problem = self._connection.execute("PRAGMA quick_check(1)").fetchone()[0]
                 if problem != "ok":
-                    raise DatabaseUnreadable(path, f"damaged: {str(problem).splitlines()[-1][:160]}")
+                    raise DatabaseUnreadable(path, f"damaged: {_shown(str(problem)).splitlines()[-1][:160]}")
             self._tables = {
                 name: _columns(self._connection, name)
                 for (name,) in self._connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+                if not _foreign(name)
             }
             missing = {"game_id", "board_type", "num_players", "game_status"} - self._tables.get(_GAMES, set())
             if missing:
@@ -173,10 +179,10 @@ class GameDatabase:
                     "GROUP BY 1, 2, 3",
                     (MIN_MOVES, MIN_MOVES),
                 ):
-                    key = f"{board}_{players}p"
+                    key, engine = _shown(f"{board}_{players}p"), _shown(str(engine or "unknown"))
                     configs[key] = configs.get(key, 0) + games
-                    modes[engine or "unknown"] = modes.get(engine or "unknown", 0) + games
-                    newest = max(newest or "", str(time or "")) or None
+                    modes[engine] = modes.get(engine, 0) + games
+                    newest = max(newest or "", _shown(str(time or ""))) or None
                 moves = int(self._connection.execute("SELECT COUNT(*) FROM game_moves").fetchone()[0])
             else:
                 moves = 0
@@ -218,11 +224,14 @@ class GameDatabase:
                 names = [column[0] for column in rows.description]
                 for values_of_row in rows:
                     yield self._record(dict(zip(names, values_of_row, strict=True)))
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeError) as error:  # names of columns are decoded strictly
             raise DatabaseUnreadable(self.path, str(error)) from error
 
     def _record(self, row: dict[str, Any]) -> GameRecord:
         game_id = row["game_id"]
+        if foreign := [name for name, value in row.items() if _foreign(value)]:
+            shown = {name: _shown(value) if type(value) is str else value for name, value in row.items()}
+            return GameRecord(str(shown["game_id"])[:200], shown, damage=f"{foreign[0]} is no UTF-8 text")
         if not isinstance(game_id, str) or len(game_id) > 200:
             return GameRecord(str(game_id)[:200], row, damage="the game id is no short text")
         try:
@@ -247,6 +256,7 @@ class GameDatabase:
                 "WHERE game_id = ? ORDER BY move_number",
                 (game_id,),
             ).fetchall()
+            _refuse_foreign("move", [row[:4] for row in rows])
             texts = [row[4] for row in rows]
             return [
                 MoveRow(number, player, phase, kind, record)
@@ -261,18 +271,23 @@ class GameDatabase:
         phase = "phase" if with_phase else "NULL"
         moves: list[MoveRow] = []
         texts: list[bytes] = []
-        for number, player, kind, q, r, in_phase in self._connection.execute(
+        rows = self._connection.execute(
             f"SELECT move_number, player, move_type, position_q, position_r, {phase} FROM game_moves "
             "WHERE game_id = ? ORDER BY move_number",
             (game_id,),
-        ):
+        ).fetchall()
+        _refuse_foreign("move", rows)
+        for index, (number, player, kind, q, r, in_phase) in enumerate(rows):
             record: dict[str, Any] = {"type": kind, "player": player}
             if in_phase is not None:
                 record["phase"] = in_phase
             if q is not None and r is not None:
                 record["to"] = {"x": q, "y": r}
             moves.append(MoveRow(number, player, in_phase, kind, record))
-            texts.append(orjson.dumps(record))
+            try:
+                texts.append(orjson.dumps(record))
+            except TypeError as error:
+                raise _Damaged(f"move {index} is of no type that JSON has", index) from error
         return moves, texts
 
     def _initial_state(self, game_id: str) -> bytes | None:
@@ -286,23 +301,32 @@ class GameDatabase:
         return _state_bytes(row[0], row[1]) if row and row[0] else None
 
     def _hashes(self, game_id: str) -> list[RecordedHash]:
-        found: list[RecordedHash] = []
+        snapshots: list[tuple[Any, ...]] = []
+        entries: list[tuple[Any, ...]] = []
         if "game_state_snapshots" in self._tables:
             has_hash = "state_hash" in self._tables["game_state_snapshots"]
             compressed = "compressed" if "compressed" in self._tables["game_state_snapshots"] else "0"
             stored = "state_hash" if has_hash else "NULL"
-            for number, value, state, packed in self._connection.execute(
+            snapshots = self._connection.execute(
                 f"SELECT move_number, {stored}, CASE WHEN {stored} IS NULL THEN CAST(state_json AS BLOB) END, {compressed} "
                 "FROM game_state_snapshots WHERE game_id = ?",
                 (game_id,),
-            ):
-                found.append(RecordedHash(number + 1, value, None if state is None else _state_bytes(state, packed)))
+            ).fetchall()
         if {"state_hash_before", "state_hash_after"} <= self._tables.get("game_history_entries", set()):
-            for number, before, after in self._connection.execute(
+            entries = self._connection.execute(
                 "SELECT move_number, state_hash_before, state_hash_after FROM game_history_entries WHERE game_id = ?",
                 (game_id,),
-            ):
-                found.extend(RecordedHash(played, value) for played, value in ((number, before), (number + 1, after)) if value)
+            ).fetchall()
+        for what, rows in (("snapshot", snapshots), ("history entry", entries)):
+            _refuse_foreign(what, [row[:3] for row in rows])
+            if not all(type(row[0]) is int for row in rows):
+                raise _Damaged(f"a {what}'s move number is no number")
+        found = [
+            RecordedHash(number + 1, value, None if state is None else _state_bytes(state, packed))
+            for number, value, state, packed in snapshots
+        ]
+        for number, before, after in entries:
+            found.extend(RecordedHash(played, value) for played, value in ((number, before), (number + 1, after)) if value)
         return found
 
     def _probabilities(self, game_id: str) -> dict[int, bytes]:
@@ -362,6 +386,7 @@ def _open(path: Path) -> sqlite3.Connection:
     except (OSError, sqlite3.Error) as error:
         raise DatabaseUnreadable(path, str(error)) from error
     try:
+        connection.text_factory = _decode
         connection.execute("PRAGMA query_only = ON")
         connection.execute("PRAGMA mmap_size = 268435456")
         connection.execute("BEGIN")
@@ -374,6 +399,23 @@ def _open(path: Path) -> sqlite3.Connection:
 
 def _columns(connection: sqlite3.Connection, table: str) -> set[str]:
     return {row[0] for row in connection.execute("SELECT name FROM pragma_table_info(?)", (table,))}
+
+
+def _foreign(value: object) -> bool:
+    """Whether a value is a text that is no UTF-8 in the file."""
+    return type(value) is str and not value.isascii() and _NO_UTF8.search(value) is not None
+
+
+def _shown(text: str) -> str:
+    r"""A text that can be printed: bytes that are no UTF-8 stand in it as `\xff`."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") if _foreign(text) else text
+
+
+def _refuse_foreign(what: str, rows: Sequence[Sequence[object]]) -> None:
+    """Raise _Damaged for the first row that holds a text that is no UTF-8."""
+    if any(map(_foreign, {value for row in rows for value in row})):
+        index = next(index for index, row in enumerate(rows) if any(map(_foreign, row)))
+        raise _Damaged(f"{what} {index} holds a text that is no UTF-8", index if what == "move" else None)
 
 
 def _parse_all(texts: list[bytes | None]) -> list[dict[str, Any]]:
