@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ from ringrift_dagster.games.position import (
 from ringrift_dagster.games.replay import replay
 from ringrift_dagster.games.rules.legality import CONTRACT, FAULT_TEXT, Fault
 
-RULES_VERSION = "canonical-1"
+RULES_VERSION = "canonical-2"
 """Changes whenever the same game could get another verdict; old verdicts then no longer count."""
 
 REASONS: tuple[str, ...] = (
@@ -178,6 +178,10 @@ class Gate:
             )
         return JudgedGame(record, verdict, config, moves, bool(start is not None and start.swap_rule))
 
+    def retract(self, digests: Iterable[str]) -> None:
+        """Forget that these games were accepted: what they came from turned out to be unreadable, and a good copy counts."""
+        self._accepted.difference_update(digests)
+
     def _play(self, record: GameRecord, config: Config, start: Position, moves: PackedMoves, digest: str) -> GameVerdict:
         claims = _claims(record)
         stored = self._store.get(digest, claims, RULES_VERSION) if self._store else None
@@ -223,6 +227,10 @@ def _admit(record: GameRecord) -> Config:
 
 
 def _starting_position(record: GameRecord, config: Config) -> Position:
+    """Where the replay starts: never what was recorded, but what it was found to be equal to.
+
+    So the position that is judged is the one that the digest names and the store and its exports replay from.
+    """
     try:
         state = orjson.loads(record.initial_state or b"")
         if type(state) is not dict:
@@ -240,8 +248,10 @@ def _starting_position(record: GameRecord, config: Config) -> Position:
         if observed != canonical:
             raise _Rejected("wrong_config", f"{name} is {str(observed)[:20]}, canonical is {canonical}")
     minimum = state.get("territoryVictoryMinimum")
-    if minimum is not None and minimum != config.spec.cells // config.players + 1:
-        raise _Rejected("wrong_config", f"territoryVictoryMinimum is {str(minimum)[:20]}")
+    if minimum is not None and minimum != config.territory_threshold:
+        raise _Rejected(
+            "wrong_config", f"territoryVictoryMinimum is {str(minimum)[:20]}, canonical is {config.territory_threshold}"
+        )
     options = state.get("rulesOptions")
     for name, canonical in (
         ("ringsPerPlayer", config.spec.rings_per_player),
@@ -250,10 +260,12 @@ def _starting_position(record: GameRecord, config: Config) -> Position:
         override = options.get(name) if isinstance(options, dict) else None
         if override is not None and override != canonical:
             raise _Rejected("wrong_config", f"rulesOptions.{name} is {str(override)[:20]}, canonical is {canonical}")
-    tables = topology(config.board)
-    if fingerprint(tables, position) != fingerprint(tables, empty_position(config)):
+    start = empty_position(config)
+    start.swap_rule = position.swap_rule
+    position.lps_mask[:] = 0  # recorded games begin with a leftover here; with no round under way it decides nothing
+    if position.tobytes() != start.tobytes():
         raise _Rejected("wrong_config", "the game does not begin at the canonical starting position")
-    return position
+    return start
 
 
 def _packed(record: GameRecord, config: Config) -> PackedMoves:
@@ -368,7 +380,7 @@ def _claims(record: GameRecord) -> str:
     row = record.row
     digest = hashlib.sha256(repr((row.get("winner"), row.get("total_moves"))).encode())
     for claim in record.hashes:
-        digest.update(repr((claim.played, claim.value)).encode())
+        digest.update(repr((claim.played, claim.value, None if claim.state is None else len(claim.state))).encode())
         digest.update(claim.state or b"")
     return digest.hexdigest()
 
@@ -402,6 +414,7 @@ def _verify_one(path: Path, gate: Gate, wanted: Config | None, progress: Progres
     report = DatabaseVerdict(str(path))
     found: Counter[str] = Counter()
     configs: Counter[str] = Counter()
+    accepted: list[str] = []
     try:
         with GameDatabase(path) as database:
             report.sha256 = file_sha256(path)
@@ -409,6 +422,8 @@ def _verify_one(path: Path, gate: Gate, wanted: Config | None, progress: Progres
             total = database.count()
             for done, judged in enumerate(judged_games(database, gate), start=1):
                 verdict = judged.verdict
+                if verdict.reason is None and verdict.digest is not None:
+                    accepted.append(verdict.digest)
                 configs[judged.record.config_key] += 1
                 if wanted is not None and verdict.reason is None and judged.config != wanted:
                     verdict = GameVerdict(verdict.game_id, verdict.digest, "wrong_config", detail=f"not a {wanted.key} game")
@@ -421,6 +436,7 @@ def _verify_one(path: Path, gate: Gate, wanted: Config | None, progress: Progres
                     progress(str(path), done, total)
         report.evidence = gather(path)
     except (DatabaseUnreadable, OSError) as error:
+        gate.retract(accepted)
         detail = error.detail if isinstance(error, DatabaseUnreadable) else str(error)
         return DatabaseVerdict(
             str(path),

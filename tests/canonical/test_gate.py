@@ -5,13 +5,17 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import orjson
 import pytest
 
 from ringrift_dagster.canonical.gate import REASONS, Gate, judged_games, verify
 from ringrift_dagster.canonical.verdicts import VerdictStore
-from ringrift_dagster.games.database import GameDatabase
+from ringrift_dagster.games.database import GameDatabase, RecordedHash
 
 DATA = Path(__file__).parents[1] / "data"
 CANONICAL = sorted(path.name.removesuffix(".db.xz") for path in (DATA / "db").glob("*.db.xz"))
@@ -36,6 +40,31 @@ ONE_DAMAGED_GAME = {
     "status_active": {"unfinished"},
     "noncanonical_rules": {"wrong_config"},
 }
+
+# What an initial state cannot say of a game that begins where canonical games begin, in a form that the rules would act on.
+OTHER_BEGINNINGS: dict[str, dict[str, Any]] = {
+    "rounds of a last player": {"lpsConsecutiveExclusiveRounds": 2, "lpsConsecutiveExclusivePlayer": 2},
+    "a round under way": {"lpsCurrentRoundFirstPlayer": 1, "lpsCurrentRoundActorMask": {"2": True, "1": False}},
+    "a stack that must move": {"mustMoveFromStackKey": "0,0"},
+    "a chain of captures": {"chainCaptureState": {"currentPosition": {"x": 0, "y": 0}}},
+    "a winner": {"winner": 2},
+    "a lower territory minimum": {"territoryVictoryMinimum": 17},
+}
+
+
+def with_initial_state(source: Path, target: Path, changes: dict[str, Any]) -> Path:
+    """A copy of a database whose initial states say something else."""
+    shutil.copy(source, target)
+    with closing(sqlite3.connect(target)) as connection, connection:
+        connection.create_function("changed", 1, lambda text: orjson.dumps({**orjson.loads(text), **changes}).decode())
+        connection.execute("UPDATE game_initial_state SET initial_state_json = changed(initial_state_json) WHERE compressed = 0")
+    return target
+
+
+def newest_games(path: Path) -> list[str]:
+    """The ids of all games, in the order in which they are read."""
+    with GameDatabase(path) as database:
+        return [record.game_id for record in database.games()]
 
 
 @pytest.mark.parametrize("name", CANONICAL)
@@ -199,3 +228,91 @@ def test_compressed_states_are_read(damaged: Callable[[str], Path], tmp_path: Pa
         connection.execute("UPDATE game_state_snapshots SET state_json = gz(state_json), compressed = 1, state_hash = NULL")
     (report,) = verify([path])
     assert report.verdict == "canonical"
+
+
+@pytest.mark.parametrize("changes", OTHER_BEGINNINGS.values(), ids=OTHER_BEGINNINGS)
+@pytest.mark.parametrize("name", ["canonical_square8_2p", "canonical_square8_4p"])
+def test_another_beginning_is_rejected_and_leaves_no_verdict_on_the_same_moves(
+    name: str, changes: dict[str, Any], recorded: Callable[[str], Path], tmp_path: Path
+) -> None:
+    genuine = recorded(name)
+    altered = with_initial_state(genuine, tmp_path / "altered.db", changes)
+    with VerdictStore(tmp_path / "verdicts.db") as store:
+        refused, accepted = verify([altered, genuine], store=store)
+    assert refused.reasons == {"wrong_config": refused.games["total"]}
+    assert (accepted.verdict, accepted.reasons) == ("canonical", {})
+
+
+@pytest.mark.parametrize(
+    "changes", [{"territoryVictoryMinimum": 33}, {"territoryVictoryMinimum": None}, {"lpsCurrentRoundActorMask": {"3": False}}]
+)
+def test_what_says_the_same_or_decides_nothing_makes_no_other_game(
+    changes: dict[str, Any], recorded: Callable[[str], Path], tmp_path: Path
+) -> None:
+    genuine = recorded("canonical_square8_4p")
+    same = with_initial_state(genuine, tmp_path / "same.db", changes)
+    first, second = verify([same, genuine])
+    assert (first.verdict, second.reasons) == ("canonical", {"duplicate_game": 5})
+
+
+def test_one_claim_about_a_state_is_not_taken_for_two(damaged: Callable[[str], Path], tmp_path: Path) -> None:
+    """A state that goes on as the next claim would is another claim than the state and that next one."""
+    state, value = b'{"board":{}}', "0123456789abcdef"
+    with GameDatabase(damaged("base_ok")) as database:
+        record = next(database.games())
+    two = replace(record, hashes=[RecordedHash(5, None, state), RecordedHash(6, value)])
+    one = replace(record, hashes=[RecordedHash(5, None, state + repr((6, value)).encode())])
+    with VerdictStore(tmp_path / "verdicts.db") as store:
+        assert Gate(store).judge(one).verdict.reused is False
+        assert Gate(store).judge(two).verdict.reused is False
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE games SET source = CAST(x'736f616bdf' AS TEXT) WHERE game_id = :game",
+        "UPDATE games SET board_type = CAST(x'737175df' AS TEXT) WHERE game_id = :game",
+        "UPDATE games SET game_status = CAST(x'ff' AS TEXT) WHERE game_id = :game",
+        "UPDATE games SET game_id = CAST(x'67ff' AS TEXT) WHERE game_id = :game",
+        "UPDATE game_moves SET phase = CAST(x'72696e67df' AS TEXT) WHERE game_id = :game AND move_number = 3",
+        "UPDATE game_moves SET move_type = CAST(x'ff' AS TEXT) WHERE game_id = :game AND move_number = 3",
+        "UPDATE game_moves SET move_number = CAST(x'ff' AS TEXT) WHERE game_id = :game AND move_number = 3",
+        "UPDATE game_moves SET move_json = CAST(x'7b22ff223a317d' AS TEXT) WHERE game_id = :game AND move_number = 3",
+        "UPDATE game_state_snapshots SET state_hash = CAST(x'61df' AS TEXT) WHERE game_id = :game",
+        "UPDATE game_state_snapshots SET move_number = 'last' WHERE game_id = :game",
+        "INSERT INTO game_history_entries SELECT :game, 3, 1, '', '', '', '', '', '', CAST(x'ff' AS TEXT), "
+        "NULL, NULL, NULL, NULL, NULL, 0, NULL, 0, NULL, NULL, NULL, NULL",
+    ],
+)
+def test_one_byte_that_is_no_utf8_costs_one_game_and_hides_none(
+    statement: str, damaged: Callable[[str], Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "flipped.db"
+    shutil.copy(damaged("base_ok"), path)
+    games = newest_games(path)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("PRAGMA foreign_keys = OFF")
+        connection.execute(statement, {"game": games[0]})
+    flipped, whole = verify([path, damaged("base_ok")])
+    assert (flipped.verdict, flipped.games["canonical"], flipped.reasons) == ("mixed", 5, {"unreadable": 1})
+    assert flipped.rejected[0]["game_id"] in (games[0], "g\\xff")
+    assert orjson.dumps(flipped.to_dict())
+    assert (whole.games["canonical"], whole.reasons) == (1, {"duplicate_game": 5})
+
+
+def test_what_a_database_had_before_it_could_not_be_read_further_counts_elsewhere(
+    recorded: Callable[[str], Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "rots.db"
+    shutil.copy(recorded("canonical_square8_2p"), path)
+
+    def rot(name: str, done: int, total: int) -> None:
+        if name == str(path) and done == 3:
+            with path.open("r+b") as file:
+                size = path.stat().st_size
+                file.seek(4096)
+                file.write(bytes(size - 4096))
+
+    rotten, whole = verify([path, recorded("canonical_square8_2p")], progress=rot)
+    assert (rotten.verdict, rotten.games["total"]) == ("unreadable", 0)
+    assert (whole.verdict, whole.reasons) == ("canonical", {})
