@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from queue import Empty
 from typing import Any
 
@@ -264,7 +264,8 @@ class _Run:
                 ended += self._news.get_nowait()
         except Empty:
             pass
-        mine = [each for each in ended if self._held.pop(each.operation.id, None) is not None]
+        # What was ordered once more, as it became more urgent, is told of twice: the first time counts, whichever order it was of.
+        mine = [replace(each, operation=held) for each in ended if (held := self._held.pop(each.operation.id, None)) is not None]
         self._record(mine)
         return bool(mine)
 

@@ -136,9 +136,15 @@ def heartbeat(store: Store, owner: str, held: Iterable[Operation], *, at: float,
 
 
 def post(store: Store, owner: str, orders: Mapping[int, str], held: Sequence[Operation]) -> set[int]:
-    """Record which order each operation is about to be part of; returns the ids of those that are still held."""
+    """Record which order each operation is about to be part of; returns the ids of those that are still held.
+
+    What has become more urgent since it was leased goes back: its order would be of the former priority.
+    """
     with _transaction(store) as connection:
         mine = _held(connection, owner, held)
+        raised = _raised_since(connection, [each for each in held if each.id in mine])
+        _set_free(connection, sorted(raised), at=0.0, again_in=0.0, cause=None, detail=None)
+        mine -= raised
         rows = [{"i": number, "o": order} for number, order in sorted(orders.items()) if number in mine]
         if rows:
             connection.execute(
@@ -557,13 +563,29 @@ def _open_operations(connection: Connection, keys: Collection[_Key]) -> dict[_Ke
     return found
 
 
+def _raised_since(connection: Connection, held: Sequence[Operation]) -> set[int]:
+    """Which operations are more urgent than they were when they were leased."""
+    then = {each.id: each.priority for each in held}
+    raised: set[int] = set()
+    for batch in in_batches(sorted(then)):
+        query = sa.select(operations.c.id, operations.c.priority).where(operations.c.id.in_(batch))
+        raised |= {row.id for row in connection.execute(query) if row.priority < then[row.id]}
+    return raised
+
+
 def _raise(connection: Connection, raised: Mapping[int, Priority]) -> None:
-    """Make operations more urgent; one that waits for its next attempt is due at once."""
+    """Make operations more urgent; one that waits for its next attempt is due at once.
+
+    What an agent was ordered it does at the order's priority. So the lease is returned, and whoever leases next gives a new order:
+    the agent goes on with what it has of the item, as urgently as that says.
+    """
     for priority in sorted(set(raised.values())):
         for batch in in_batches(sorted(number for number, wanted in raised.items() if wanted == priority)):
             locked = sa.select(operations.c.id).where(operations.c.id.in_(batch), _OPEN).order_by(operations.c.id).with_for_update()
             ids = connection.execute(locked).scalars().all()
             rank = sa.case((operations.c.rank == AGED, AGED), else_=RANKS[priority]) if priority else RANKS[priority]
-            connection.execute(sa.update(operations).where(operations.c.id.in_(ids)).values(priority=int(priority), rank=rank))
-            waiting = sa.update(operations).where(operations.c.id.in_(ids), in_state(State.WAITING))
-            connection.execute(waiting.values(state=State.QUEUED.value, due_at=None))
+            these = sa.update(operations).where(operations.c.id.in_(ids))
+            returned = {"state": State.QUEUED.value, "owner": None, "leased_until": None, "source": None}
+            connection.execute(these.where(in_state(State.LEASED), operations.c.order_id.is_not(None)).values(returned))
+            connection.execute(these.where(in_state(State.WAITING)).values(state=State.QUEUED.value, due_at=None))
+            connection.execute(these.values(priority=int(priority), rank=rank, order_id=None))

@@ -21,6 +21,7 @@ from ringrift_dagster.manifest.schema import link_limits, operations
 from ringrift_dagster.manifest.sources.hashing import hash_file
 from ringrift_dagster.manifest.store import Store
 from ringrift_dagster.transfer import breakers, queue
+from ringrift_dagster.transfer.agents import AgentClient
 from ringrift_dagster.transfer.coordinator import Coordinator
 from ringrift_dagster.transfer.model import Priority
 from ringrift_dagster.transfer.operations import Kind, Operation, State, Wanted
@@ -200,6 +201,28 @@ def test_critical_goes_before_what_was_there_first(field: Field) -> None:
     report = field.run("n2", told=hears, idle=0.5)
     assert len(report.done) == 13
     assert rows.index(urgent) < 12, "it did not wait for the last"
+
+
+def test_what_becomes_urgent_on_its_way_goes_on_as_that(tmp_path: Path) -> None:
+    """The agent learns of it, and what it has of the item stays."""
+    with running_field(tmp_path, {"n1": "", "n2": ""}, options={"n1": SLOW}) as field:
+        sha256 = field.put("n1", noise(40 * MB, 1))
+        field.refresh()
+        operation = field.submit(sha256, "n2", size=40 * MB)
+        agent = AgentClient(field.agents["n2"].url, None, "n2")
+        with ThreadPoolExecutor(1) as pool:
+            run = pool.submit(field.run, "n2", lease_seconds=600.0)
+            assert wait_until(lambda: on_its_way(field, operation, "n2"))
+            before = field.get(operation)
+            field.submit(sha256, "n2", Priority.CRITICAL, size=40 * MB)
+            assert wait_until(lambda: (field.get(operation).order_id or before.order_id) != before.order_id)
+            ordered = agent.get(field.get(operation).order_id or "")
+            assert ordered is not None and ordered.priority == Priority.CRITICAL
+            report = run.result(90)
+        assert [(row.operation, row.state, row.bytes) for row in report.rows] == [(operation.id, State.DONE, 40 * MB)]
+        ended = field.get(operation)
+        assert (ended.leases, ended.attempts, ended.priority) == (before.leases + 1, 0, Priority.CRITICAL)
+        assert list(field.held("n2").values()) == [sha256] and field.agrees()
 
 
 def test_a_run_waits_for_what_is_submitted_and_ends_when_it_is_told(field: Field) -> None:

@@ -135,6 +135,29 @@ def test_the_same_owner_with_an_old_lease_is_fenced_off_too(store: Store) -> Non
     assert completes(store, second, at=101.0)
 
 
+def test_what_becomes_more_urgent_is_ordered_again(store: Store) -> None:
+    """An agent does what it was ordered at the order's priority, whatever the queue says."""
+    bears(store, "gpu-1", 1)
+    (number,) = queue.submit_all(store, [wanted("a")], at=1.0)
+    (first,) = queue.lease(store, "run", "gpu-1", at=2.0)
+    queue.post(store, "run", {number: "order-1"}, [first])
+    queue.draw(store, "run", {number: "vast-1"}, [first], at=2.0)
+    queue.submit(store, wanted("a", priority=Priority.LOW), at=3.0)
+    assert queue.heartbeat(store, "run", [first], at=3.0) == {number}, "less urgent changes nothing"
+    raised = queue.submit(store, wanted("a", priority=Priority.HIGH), at=4.0)
+    assert (raised.state, raised.owner, raised.source, raised.order_id, raised.attempts) == (State.QUEUED, None, None, None, 0)
+    assert queue.heartbeat(store, "run", [first], at=4.0) == set()
+    (second,) = queue.lease(store, "run", "gpu-1", at=5.0)
+    assert (second.id, second.priority, second.leases) == (number, Priority.HIGH, 2)
+    assert not completes(store, first, at=6.0) and fails(store, first, "timeout", at=6.0) is None
+    queue.submit(store, wanted("a", priority=Priority.CRITICAL), at=7.0)
+    assert queue.get(store, number).owner == "run", "nobody was ordered it yet"
+    assert queue.post(store, "run", {number: "order-2"}, [second]) == set(), "and at that priority nobody will be"
+    (third,) = queue.lease(store, "run", "gpu-1", at=8.0)
+    assert queue.post(store, "run", {number: "order-3"}, [third]) == {number} and third.priority == Priority.CRITICAL
+    assert completes(store, third, at=9.0)
+
+
 def test_a_heartbeat_keeps_a_lease(store: Store) -> None:
     queue.submit(store, wanted("a"), at=1.0)
     (held,) = queue.lease(store, "run", "gpu-1", at=2.0, seconds=60.0)

@@ -93,8 +93,10 @@ class Queue(RuleBasedStateMachine):
     def _raise(self, row: Row, priority: Priority) -> None:
         row.priority = priority
         row.rank = AGED if row.rank == AGED and priority else RANKS[priority]
-        if row.state == State.WAITING:
-            row.state, row.due_at = State.QUEUED, None
+        if row.state == State.WAITING or (row.state == State.LEASED and row.order_id is not None):
+            row.state = State.QUEUED
+            row.free()
+        row.order_id = None
 
     @rule(
         owner=st.sampled_from(OWNERS), place=st.sampled_from(TARGETS), priorities=st.sampled_from(CLASSES), limit=st.integers(1, 4)
@@ -148,8 +150,13 @@ class Queue(RuleBasedStateMachine):
             if row:
                 row.leased_until = self.now + 60.0
         elif data == "post":
-            assert queue.post(self.store, owner, {believed.id: f"order-{which}"}, [believed]) == expected
-            if row:
+            raised = row is not None and row.priority < believed.priority
+            posted = queue.post(self.store, owner, {believed.id: f"order-{which}"}, [believed])
+            assert posted == (set() if raised else expected)
+            if row and raised:
+                row.free()
+                row.state, row.cause = State.QUEUED, None
+            elif row:
                 row.order_id = f"order-{which}"
         elif data == "complete":
             assert completes(self.store, believed, at=self.now) == bool(row)
