@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from ringrift_dagster.cluster.hosts import load_hosts
 from ringrift_dagster.cluster.topology import Cluster, Place
 from ringrift_dagster.manifest import replicas
-from ringrift_dagster.manifest.inventory import Disk, FoundItem, Gone, ItemType, Soundness
+from ringrift_dagster.manifest.inventory import Disk, FoundItem, Gone, ItemType, Soundness, SourceDatabase
 from ringrift_dagster.manifest.locations import register
 from ringrift_dagster.manifest.schema import locations
 from ringrift_dagster.manifest.sources.layouts import SNAPSHOT_FOLDER
@@ -287,6 +287,87 @@ def test_plans_are_bounded_and_the_rest_follows(store: Store, cluster_of: MakeCl
     assert queue.counts(store) == {(Priority.LOW, State.QUEUED): 25}
 
 
+def failed_in_vain(store: Store, count: int, target: str, *, at: float) -> None:
+    """The last attempt of so many operations for a target has just failed."""
+    for held in queue.lease(store, "run", target, at=at, limit=count):
+        assert fails(store, held, "occupied", at=at) == State.FAILED
+
+
+def contents(count: int, name: str = "content") -> list[FoundItem]:
+    return [item(f"{name} {number}.npz", f"{name} {number}") for number in range(count)]
+
+
+@pytest.mark.parametrize("batch", [1, 4, 500])
+def test_what_rests_does_not_keep_the_others_from_their_turn(
+    store: Store, cluster_of: MakeCluster, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    monkeypatch.setattr(planner, "_BATCH", batch)
+    cluster = cluster_of(target=1, s3="s3: {bucket: cold-store}")
+    tell(store, "cold-store", at=1.0)
+    tell(store, "nebius-1", contents(30), at=2.0, full=False)
+    for _ in range(3):
+        planner.cycle(store, cluster, None, at=10.0, limit=10)
+    failed_in_vain(store, 30, "cold-store", at=11.0)
+    tell(store, "nebius-1", contents(3, "new"), at=12.0, full=False)
+    found = plan(store, cluster, at=13.0, limit=5)
+    assert {wanted.sha256 for wanted in found.wanted} == {digest_of(f"new {number}") for number in range(3)}
+    assert (found.more, found.mark.due_at) == (False, 11.0 + planner.REST_SECONDS[State.FAILED])
+
+
+def test_what_fits_nowhere_does_not_keep_the_others_from_their_turn(store: Store, cluster_of: MakeCluster) -> None:
+    cluster = cluster_of(target=2, npz="false")
+    rooms(store, Disk(total=1000, free=800), *EVERYBODY)
+    tell(store, "nebius-1", [item(f"{n}.big", f"big {n}", size=900) for n in range(30)], at=4.0, full=False)
+    tell(store, "nebius-1", contents(3), at=5.0, full=False)
+    found = plan(store, cluster, at=10.0, limit=4)
+    assert {wanted.sha256 for wanted in found.wanted} == {digest_of(f"content {number}") for number in range(3)}
+    assert (found.more, sum(found.lacking.values())) == (False, 30)
+
+
+def test_a_plan_that_has_no_time_for_all_says_so_and_the_next_goes_on(
+    store: Store, cluster_of: MakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planner, "FURTHER_SECONDS", 0.0)
+    monkeypatch.setattr(planner, "_BATCH", 10)
+    cluster = cluster_of(target=2, npz="false")
+    rooms(store, Disk(total=1000, free=800), *EVERYBODY)
+    tell(store, "nebius-1", [item(f"{n}.big", f"big {n}", size=900) for n in range(30)], at=4.0, full=False)
+    tell(store, "nebius-1", contents(1), at=5.0, full=False)
+    story = []
+    mark = None
+    for turn in range(4):
+        made = planner.cycle(store, cluster, mark, at=10.0 + turn, limit=1)
+        assert made is not None
+        mark = Mark.from_text(made.mark.to_text())
+        assert mark == made.mark
+        story.append((len(made.wanted), made.more, sum(made.lacking.values()), bool(made.mark.after)))
+    assert story == [(0, True, 15, True), (0, True, 15, True), (1, True, 10, False), (0, True, 15, True)], "and begins again"
+
+
+def test_what_is_in_most_danger_is_looked_at_in_every_plan(
+    store: Store, cluster_of: MakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planner, "FURTHER", 10)
+    cluster = cluster_of(target=3, excluded="vast-1, vast-2, nebius-2, lambda-1, mac-1", npz="false")
+    for name in ("nebius-1", "nfs"):
+        tell(store, name, contents(40), at=2.0, full=False, disk=ROOMY)
+    first = plan(store, cluster, at=10.0, limit=2)
+    assert (first.wanted, first.more, len(first.mark.after)) == ([], True, 1)
+    sha256 = put_at(store, "new", "nebius-1")
+    second = plan(store, cluster, at=11.0, limit=2, mark=first.mark)
+    assert [(wanted.sha256, wanted.target) for wanted in second.wanted] == [(sha256, "nfs")]
+
+
+def test_where_nothing_can_be_sent_no_further_items_are_looked_at(
+    store: Store, cluster_of: MakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spots, "OPEN_AT_ONCE", 0)
+    cluster = cluster_of(target=2)
+    tell(store, "vast-1", contents(40), at=2.0, full=False)
+    found = plan(store, cluster, at=10.0, limit=2)
+    assert (found.wanted, found.more, sum(found.lacking.values())) == ([], False, 10)
+
+
 def test_a_plan_is_made_when_something_changed_or_is_due(store: Store, cluster_of: MakeCluster) -> None:
     cluster = cluster_of()
     put_at(store, "a", "vast-1")
@@ -299,24 +380,58 @@ def test_a_plan_is_made_when_something_changed_or_is_due(store: Store, cluster_o
     assert planner.is_due(store, waiting, at=20.0) and not planner.is_due(store, waiting, at=19.0)
 
 
-@pytest.mark.parametrize("mark", [Mark(7), Mark(7, 12.5)])
+@pytest.mark.parametrize("mark", [Mark(7), Mark(7, 12.5), Mark(7, 12.5, {"mine at gpu:1": (1, 0, 12), "standing-cold": (9,)})])
 def test_a_mark_fits_into_a_cursor(mark: Mark) -> None:
     assert Mark.from_text(mark.to_text()) == mark
     assert Mark.from_text(None) is None and Mark.from_text("nonsense") is None and Mark.from_text("a:b") is None
+    assert all(Mark.from_text(f"7:12.5:{rest}") is None for rest in ("x", "[1]", '{"a": 1}', '{"a": ["b"]}'))
+
+
+def taken(content: str) -> FoundItem:
+    """A snapshot."""
+    return item(f"{SNAPSHOT_FOLDER}/{digest_of(content)}.db", content, type=ItemType.GAME_DB)
+
+
+def live(name: str, content: str) -> SourceDatabase:
+    """The database that a snapshot is of."""
+    return SourceDatabase(path=f"data/games/{name}.db", size=1, mtime=1.0, snapshot=digest_of(content))
+
+
+def test_every_live_database_of_a_host_and_config_is_brought_now_and_then(store: Store, cluster_of: MakeCluster) -> None:
+    cluster = cluster_of(target=2, npz="false")
+    deep = "deep/" * 50
+    names = ["one", "two", f"{deep}one", f"{deep}two"]
+    found = [taken(name) for name in names]
+    databases = [live(name, name) for name in names]
+    tell(store, "vast-1", found, at=2.0, full=False, databases=databases)
+    first = plan(store, cluster, at=10.0)
+    assert {wanted.sha256 for wanted in first.wanted} == {digest_of(name) for name in names}
+    assert len({wanted.why for wanted in first.wanted}) == 4 and all(len(wanted.why or "") <= 200 for wanted in first.wanted)
+    planner.submit(store, first, at=10.0)
+    later = [live("one", "one later"), *databases[1:]]
+    tell(store, "vast-1", [taken("one later")], at=300.0, full=False, databases=later, gone=[(found[0].path, Gone.SUPERSEDED)])
+    assert plan(store, cluster, at=301.0).wanted == []
+
+
+def test_snapshots_of_no_live_database_are_brought_like_anything_else(store: Store, cluster_of: MakeCluster) -> None:
+    """They hold games that no later one has: those do not wait for each other."""
+    cluster = cluster_of(target=2, npz="false")
+    tell(store, "vast-1", [taken("first"), taken("second")], at=2.0, full=False)
+    assert planned(store, cluster).keys() == {digest_of("first"), digest_of("second")}
 
 
 def test_the_games_of_a_live_database_are_brought_now_and_then(store: Store, cluster_of: MakeCluster) -> None:
     """It grows all the time, and every few minutes a new snapshot is another item."""
     cluster = cluster_of(target=2, npz="false")
 
-    def snapshot(content: str, at: float) -> FoundItem:
-        return item(f"{SNAPSHOT_FOLDER}/{digest_of(content)}.db", content, type=ItemType.GAME_DB)
+    def snapshot(content: str, at: float) -> None:
+        tell(store, "vast-1", [taken(content)], at=at, full=False, databases=[live("selfplay", content)])
 
-    tell(store, "vast-1", [snapshot("first", 2.0)], at=2.0, full=False)
+    snapshot("first", 2.0)
     first = plan(store, cluster, at=10.0)
     assert [wanted.sha256 for wanted in first.wanted] == [digest_of("first")]
     planner.submit(store, first, at=10.0)
-    tell(store, "vast-1", [snapshot("second", 300.0)], at=300.0, full=False)
+    snapshot("second", 300.0)
     assert plan(store, cluster, at=301.0).wanted == []
     (held,) = queue.lease(store, "run", first.wanted[0].target, at=310.0)
     completes(store, held, at=320.0)
