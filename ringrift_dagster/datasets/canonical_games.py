@@ -336,12 +336,13 @@ def check_store(config: str, home: Home) -> list[str]:
                 if file_sha256(file)[:16] != file.stem.rpartition("-")[2]:
                     problems.append(f"{file.name}: content is not what its name says")
             metadata = pq.read_schema(path).metadata or {}
-            for key, expected in (
-                (b"ringrift.config", wanted.key),
-                (b"ringrift.rules_version", RULES_VERSION),
+            for key, expected, remedy in (
+                (b"ringrift.config", wanted.key, ""),
+                (b"ringrift.rules_version", RULES_VERSION, f"; move {path.parent} aside and materialise canonical_games"),
             ):
-                if metadata.get(key, b"").decode() != expected:
-                    problems.append(f"{path.name}: {key.decode()} is {metadata.get(key, b'').decode()!r}, not {expected!r}")
+                found = metadata.get(key, b"").decode("utf-8", "replace")
+                if found != expected:
+                    problems.append(f"{path.name}: {key.decode()} is {found!r}, not {expected!r}{remedy}")
             digests = _column(path, "digest")
             if duplicates := [digest for digest in digests if digest in seen]:
                 problems.append(f"{path.name}: {len(duplicates)} games are stored twice")

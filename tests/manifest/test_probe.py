@@ -85,6 +85,23 @@ def test_games_from_the_future_are_not_believed(recorded: Callable[[str], Path],
     assert facts.provenance["newest_game"].startswith("in the future: 2999-01-01")
 
 
+def test_a_byte_that_is_no_text_spoils_one_game_and_no_database(recorded: Callable[[str], Path], tmp_path: Path) -> None:
+    path = tmp_path / "square8_2p.db"
+    shutil.copyfile(recorded("canonical_square8_2p"), path)
+    before = probe(path, ItemType.GAME_DB, "square8_2p.db")
+    with closing(sqlite3.connect(path)) as connection, connection:
+        game = "SELECT game_id FROM games LIMIT 1"
+        columns = [
+            row[1] for row in connection.execute("PRAGMA table_info(games)") if row[1] in ("engine_mode", "source", "completed_at")
+        ]
+        for column in columns:
+            connection.execute(f"UPDATE games SET {column} = CAST(x'61ff62' AS TEXT) WHERE game_id = ({game})")
+    assert columns
+    facts = probe(path, ItemType.GAME_DB, "square8_2p.db")
+    fits_the_contract(facts)
+    assert (facts.soundness, facts.config, facts.games) == (Soundness.SOUND, before.config, before.games)
+
+
 def test_times_are_utc_unless_they_say_otherwise() -> None:
     assert epoch_seconds("1970-01-02T00:00:00") == 86400
     assert epoch_seconds("1970-01-02 00:00:00Z") == 86400

@@ -122,6 +122,7 @@ class _StillDatabase(GameDatabase):
             self._connection = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro&immutable=1", uri=True)
         except sqlite3.Error as error:
             raise DatabaseUnreadable(path, str(error)) from error
+        self._connection.text_factory = lambda raw: raw.decode("utf-8", "replace")  # a bad byte is one game's business
         try:
             problem = self._connection.execute("PRAGMA quick_check(1)").fetchone()[0] if check else "ok"
             if problem != "ok":
