@@ -1,7 +1,7 @@
 """Reading an NPZ archive that may be damaged or hostile, in bounded memory.
 
 Here: the zip container, the `.npy` headers, and the arrays as blocks. Every member is bounded before a byte
-of it is inflated, numeric arrays stream in blocks of at most `BLOCK_BYTES`, and object arrays go through
+of it is inflated, arrays stream in blocks of at most `BLOCK_BYTES`, and object arrays go through
 `object_arrays`; nothing is ever unpickled. What a training set must contain is not known here (see
 `npz_validator`).
 """
@@ -25,12 +25,14 @@ import numpy as np
 import numpy.typing as npt
 from zlib_ng import zlib_ng
 
-from ringrift_dagster.datasets.object_arrays import MAX_PAYLOAD_BYTES, ObjectArray, load_object_array
+from ringrift_dagster.datasets.object_arrays import ObjectArray, ObjectArrayError, load_object_array, object_blocks
 
 BLOCK_BYTES: Final = 16 << 20
 MAX_HEADER_BYTES: Final = 10_000
 MAX_CENTRAL_DIRECTORY_BYTES: Final = 1 << 20
 MAX_DIMENSIONS: Final = 8
+MAX_WHOLE_BYTES: Final = 256 << 20
+"""The largest payload of an object array that is read whole."""
 
 _MEMBER_NAME: Final = re.compile(r"[A-Za-z0-9_]+\.npy")
 _DTYPE: Final = re.compile(r"[<>|]?(?:b1|i[1248]|u[1248]|f[248]|O|[US]\d{1,7})")
@@ -176,12 +178,25 @@ class NpzArchive:
 
     def object_array(self, header: ArrayHeader) -> ObjectArray:
         """An object array, whole. Raises `object_arrays.ObjectArrayError` besides `NpzError`."""
-        if header.size > MAX_PAYLOAD_BYTES:
-            raise Oversize(f"{header.name} holds {header.size} bytes of objects; at most {MAX_PAYLOAD_BYTES} are read")
+        if header.size > MAX_WHOLE_BYTES:
+            raise Oversize(f"{header.name} holds {header.size} bytes of objects; at most {MAX_WHOLE_BYTES} are read whole")
         with _Member(self._zip, self._members[header.name]) as member:
             member.read(header.offset)
             payload = member.read(header.size)
         return load_object_array(payload, header.shape)
+
+    def object_blocks(self, header: ArrayHeader) -> Iterator[list[Any]]:
+        """The elements of an object array, in blocks of whole rows, which count for nothing until the last one is taken.
+
+        Raises `object_arrays.ObjectArrayError` besides `NpzError`; of damaged bytes it says so, whatever they seem to mean.
+        """
+        with _Member(self._zip, self._members[header.name]) as member:
+            member.read(header.offset)
+            try:
+                yield from object_blocks(member.read, header.size, header.shape)
+            except ObjectArrayError:
+                member.skip()
+                raise
 
 
 def open_regular(path: Path) -> IO[bytes]:
@@ -299,6 +314,11 @@ class _Member:
         if self._left <= 0 and self._crc != self._expected:
             raise CrcMismatch(f"{self._name}: its bytes are not those that its CRC was made of")
         return data
+
+    def skip(self) -> None:
+        """Read what is left, to know whether it is damaged."""
+        while self._left > 0:
+            self.read(min(self._left, BLOCK_BYTES))
 
 
 def _read_header(name: str, member: _Member, member_bytes: int) -> ArrayHeader:

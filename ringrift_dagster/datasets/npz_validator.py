@@ -2,7 +2,7 @@
 
 `inspect_npz` answers with a report: every defect has a code from `ERROR_CODES`, and what a valid file must
 look like stands in the two tables below. Bytes come from `npz_reader`, object arrays from `object_arrays`;
-nothing is unpickled and memory does not grow with the features. Where a dataset came from, and whether its
+nothing is unpickled, and of a sample no more than a few bytes are kept. Where a dataset came from, and whether its
 games are canonical, is not judged here.
 """
 
@@ -13,8 +13,9 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +28,7 @@ from ringrift_dagster.datasets.npz_reader import (
     file_digest,
     open_regular,
 )
-from ringrift_dagster.datasets.object_arrays import HostilePickle, ObjectArray, ObjectArrayError
+from ringrift_dagster.datasets.object_arrays import HostilePickle, ObjectArray, ObjectArrayError, OversizePickle
 from ringrift_dagster.games.config import CONFIG_KEYS, UnknownConfig, parse_config
 
 ERROR_CODES: Final = (
@@ -132,7 +133,7 @@ MAX_SAMPLES: Final = 100_000_000
 MAX_SCALAR_BYTES: Final = 1 << 20
 MAX_MANIFEST_BYTES: Final = 16 << 20
 
-FloatRows = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -207,6 +208,8 @@ def inspect_npz(path: Path, *, manifest: bool = True) -> NpzReport:
         report.errors.append(Finding(error.code, str(error)))
     except OSError as error:
         report.errors.append(Finding(Unreadable.code, f"{path}: {error.strerror or error}"))
+    except (MemoryError, RecursionError) as error:
+        report.errors.append(Finding(Unreadable.code, _exhausted(error)))
     if manifest and report.sha256 is not None:
         _check_manifest(report)
     return report
@@ -225,9 +228,12 @@ def checksum_objects(array: ObjectArray) -> str:
     digest = checksum_start(array.dtype, array.shape)
     items = array.ravel().tolist()
     for start in range(0, len(items), _CHECKSUM_ITEMS):
-        block = items[start : start + _CHECKSUM_ITEMS]
-        digest.update(b"".join([item.tobytes() if isinstance(item, np.ndarray) else str(item).encode() for item in block]))
+        digest.update(_checksum_content(items[start : start + _CHECKSUM_ITEMS]))
     return digest.hexdigest()
+
+
+def _checksum_content(items: list[Any]) -> bytes:
+    return b"".join([item.tobytes() if isinstance(item, np.ndarray) else str(item).encode() for item in items])
 
 
 class _Inspection:
@@ -241,7 +247,8 @@ class _Inspection:
         self.digests: dict[str, str] = {}
         self.checksums: dict[str, str] = {}
         self.board: BoardFacts | None = None
-        self.policy: dict[str, _PolicyRows] = {}
+        self.indices: _PolicyIndices | None = None
+        self.values: _PolicyValues | None = None
         self.player_counts: set[int] = set()
 
     def error(self, code: str, detail: str) -> None:
@@ -259,8 +266,12 @@ class _Inspection:
             self.error(error.code, str(error))
         except HostilePickle as error:
             self.error("hostile_pickle", f"{name}: {error}")
+        except OversizePickle as error:
+            self.error("oversize", f"{name}: {error}")
         except (ObjectArrayError, ValueError) as error:
             self.error("corrupt_array", f"{name}: {error}")
+        except (MemoryError, RecursionError) as error:
+            self.error(Unreadable.code, f"{name}: {_exhausted(error)}")
 
     def run(self) -> None:
         self.read_headers()
@@ -300,7 +311,11 @@ class _Inspection:
                     digest = checksum_start(header.dtype, header.shape)
                     digest.update(array.tobytes())
                     self.digests[name] = digest.hexdigest()
-                self.scalars[name] = array.item()
+                value = array.item()
+                if isinstance(value, np.ndarray):
+                    self.error("bad_metadata", f"{name} is an array within an array, expected one value")
+                else:
+                    self.scalars[name] = value
         listed = self.scalars.get("data_checksums")
         if listed is not None:
             try:
@@ -381,10 +396,7 @@ class _Inspection:
     def scan(self, header: ArrayHeader) -> None:
         """Read one array to its end: checksum, damage, and every value."""
         if header.is_object:
-            array = self.archive.object_array(header)
-            if header.name in self.checksums:
-                self.digests[header.name] = checksum_objects(array)
-            self.scan_objects(header.name, array)
+            self.scan_objects(header)
         else:
             self.scan_numbers(header)
 
@@ -418,57 +430,65 @@ class _Inspection:
             detail = f"{outside.count} values are outside [-{facts.bound:g}, {facts.bound:g}], {outside.where}"
             self.error("value_out_of_range", f"{header.name}: {detail}")
 
-    def scan_objects(self, name: str, array: ObjectArray) -> None:
-        if name in ("policy_indices", "policy_values"):
-            try:
-                self.policy[name] = _policy_rows(array, integers=name == "policy_indices")
-            except (TypeError, ValueError) as error:
-                self.error("wrong_dtype", f"{name}: {error}")
-        elif name in ARRAY_FACTS and ARRAY_FACTS[name].dtype == "object":
-            other = set(map(type, array.ravel().tolist())) - {str}
-            if other:
-                self.error("wrong_dtype", f"{name} holds {other.pop().__name__}, expected text")
+    def scan_objects(self, header: ArrayHeader) -> None:
+        name = header.name
+        digest = checksum_start(header.dtype, header.shape) if name in self.checksums else None
+        size = self.board.policy_size if self.board is not None else None
+        policy = {"policy_indices": _PolicyIndices(size), "policy_values": _PolicyValues()}.get(name)
+        kinds: set[type] = set()
+        problem = None
+        for block in self.archive.object_blocks(header):
+            if digest is not None:
+                digest.update(_checksum_content(block))
+            if policy is None:
+                kinds.update(map(type, block))
+            elif problem is None:
+                try:
+                    policy.add(block, header.shape)
+                except (TypeError, ValueError) as error:
+                    problem = str(error)
+        if digest is not None:
+            self.digests[name] = digest.hexdigest()
+        if problem is not None:
+            self.error("wrong_dtype", f"{name}: {problem}")
+        elif isinstance(policy, _PolicyIndices):
+            self.indices = policy
+        elif isinstance(policy, _PolicyValues):
+            self.values = policy
+        elif name in ARRAY_FACTS and ARRAY_FACTS[name].dtype == "object" and (other := kinds - {str}):
+            self.error("wrong_dtype", f"{name} holds {other.pop().__name__}, expected text")
 
     def check_policy(self) -> None:
-        indices, values = self.policy.get("policy_indices"), self.policy.get("policy_values")
-        if indices is not None and self.board is not None:
-            size = self.board.policy_size
-            outside = np.flatnonzero((indices.entries < 0) | (indices.entries >= size))
-            if outside.size:
-                worst = int(indices.entries[outside[0]])
-                where = f"first {worst} in sample {indices.sample_of(outside[0])}"
-                self.error("policy_out_of_range", f"{outside.size} indices are outside 0..{size - 1}, {where}")
-            elif indices.entries.size:
-                self.check_max_index(int(indices.entries.max()))
-        if indices is not None and values is not None and len(indices.lengths) == len(values.lengths):
-            uneven = np.flatnonzero(indices.lengths != values.lengths)
-            if uneven.size:
-                first = int(uneven[0])
-                counts = f"{indices.lengths[first]} indices and {values.lengths[first]} values"
-                detail = f"{uneven.size} policy rows are uneven, first sample {first}: {counts}"
-                self.error("length_mismatch", detail)
+        indices, values = self.indices, self.values
+        if indices is not None and indices.size is not None:
+            if indices.outside:
+                where = f"first {indices.worst} in sample {indices.worst_sample}"
+                self.error("policy_out_of_range", f"{indices.outside} indices are outside 0..{indices.size - 1}, {where}")
+            elif indices.largest is not None:
+                self.check_max_index(indices.largest)
+        if indices is not None and values is not None and indices.samples == values.samples:
+            self.check_lengths(indices.lengths(), values.lengths())
         if values is not None:
             self.check_probabilities(values)
+
+    def check_lengths(self, indices: Counts, values: Counts) -> None:
+        uneven = np.flatnonzero(indices != values)
+        if uneven.size:
+            first = int(uneven[0])
+            counts = f"{indices[first]} indices and {values[first]} values"
+            self.error("length_mismatch", f"{uneven.size} policy rows are uneven, first sample {first}: {counts}")
 
     def check_max_index(self, largest: int) -> None:
         said = self.scalars.get("max_policy_index")
         if said is not None and (type(said) is not int or said < largest):
             self.error("bad_metadata", f"max_policy_index is {_shown(said)}, but index {largest} occurs")
 
-    def check_probabilities(self, values: _PolicyRows) -> None:
-        broken = ~np.isfinite(values.entries)
-        if broken.any():
-            first = values.sample_of(int(np.argmax(broken)))
-            detail = f"{int(broken.sum())} probabilities are NaN or infinite, first in sample {first}"
+    def check_probabilities(self, values: _PolicyValues) -> None:
+        if values.broken.count:
+            detail = f"{values.broken.count} probabilities are NaN or infinite, {values.broken.where}"
             self.error("non_finite", f"policy_values: {detail}")
-        sums = values.sums(values.entries)
-        with np.errstate(invalid="ignore"):
-            wrong = np.abs(sums - 1.0) > POLICY_SUM_TOLERANCE
-        wrong |= values.sums(values.entries < 0) > 0
-        wrong &= values.sums(broken) == 0
-        if wrong.any():
-            first = int(np.argmax(wrong))
-            detail = f"{int(wrong.sum())} samples, first {first} with sum {sums[first]:.6g}"
+        if values.wrong.count:
+            detail = f"{values.wrong.count} samples, first {values.wrong.first} with sum {values.wrong_sum:.6g}"
             self.error("policy_not_normalised", f"policies are negative or do not sum to 1: {detail}")
 
     def check_config(self) -> None:
@@ -518,7 +538,7 @@ class _Inspection:
             newest = metadata.get("newest_game_time")
             report.newest_game_time = newest if isinstance(newest, str) else None
             stated = metadata.get("sample_count", report.samples)
-            if stated != report.samples:
+            if isinstance(stated, np.ndarray) or stated != report.samples:
                 detail = f"metadata speaks of {_shown(stated)} samples, the arrays have {report.samples}"
                 self.warn("sample_count_differs", detail)
         elif metadata is not None:
@@ -554,41 +574,102 @@ class _Tally:
             self.first = start + int(np.argmax(bad.ravel())) // row_size
         self.count += found
 
+    def add_at(self, rows: npt.NDArray[np.int64], start: int) -> None:
+        """Count one bad value for each of the block's `rows`, which ascend."""
+        if rows.size and not self.count:
+            self.first = start + int(rows[0])
+        self.count += rows.size
+
     @property
     def where(self) -> str:
         return f"first in sample {self.first}"
 
 
-@dataclass(frozen=True)
 class _PolicyRows:
-    """Ragged rows, flattened: all `entries`, and how many of them each sample has."""
+    """Policy rows, block by block, in either form RingRift writes: (N, K) numbers, or (N,) arrays of any length.
 
-    entries: npt.NDArray[Any]
-    lengths: npt.NDArray[np.int64]
-
-    def sample_of(self, entry: int) -> int:
-        """The sample an entry belongs to."""
-        return int(np.searchsorted(np.cumsum(self.lengths), entry, side="right"))
-
-    def sums(self, entries: npt.NDArray[Any]) -> FloatRows:
-        """Per-sample sums of something that has one number an entry."""
-        samples = np.repeat(np.arange(len(self.lengths)), self.lengths)
-        return np.bincount(samples, weights=entries, minlength=len(self.lengths)).astype(np.float64)
-
-
-def _policy_rows(array: ObjectArray, *, integers: bool) -> _PolicyRows:
-    """Policy rows in either form RingRift writes: (N, K) numbers, or (N,) arrays of any length.
-
-    Raises TypeError for anything that is not a number of the right kind.
+    Of each sample only the length of its row is kept.
     """
-    target = np.dtype(np.int64 if integers else np.float64)
-    if array.ndim == 2:
-        lengths = np.full(array.shape[0], array.shape[1], np.int64)
-        return _PolicyRows(_numbers(array.ravel().tolist(), target), lengths)
-    rows = [_row(item, target) for item in array.ravel().tolist()]
-    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-    entries = np.concatenate(rows, dtype=target, casting="unsafe") if rows else np.empty(0, target)
-    return _PolicyRows(entries, lengths)
+
+    target: ClassVar[np.dtype[Any]]
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self._lengths: list[Counts] = []
+
+    def lengths(self) -> Counts:
+        """The number of entries of each sample."""
+        return np.concatenate(self._lengths) if self._lengths else np.empty(0, np.int32)
+
+    def add(self, block: list[Any], shape: tuple[int, ...]) -> None:
+        """Take the next elements of an array of this shape. Raises TypeError for what is not a number of the right kind."""
+        if len(shape) == 1:
+            rows = [_row(item, self.target) for item in block]
+            lengths = np.fromiter(map(len, rows), np.int32, len(rows))
+            entries = np.concatenate(rows, dtype=self.target, casting="unsafe") if rows else np.empty(0, self.target)
+        else:
+            entries = _numbers(block, self.target)
+            lengths = np.full(len(block) // prod(shape[1:]) if block else 0, prod(shape[1:]), np.int32)
+        self.judge(entries, lengths)
+        self._lengths.append(lengths)
+        self.samples += len(lengths)
+
+    def judge(self, entries: npt.NDArray[Any], lengths: Counts) -> None:
+        """Look at the entries of the next samples."""
+        raise NotImplementedError
+
+
+class _PolicyIndices(_PolicyRows):
+    """Which moves; `size` is how many the board has."""
+
+    target = np.dtype(np.int64)
+
+    def __init__(self, size: int | None) -> None:
+        super().__init__()
+        self.size = size
+        self.outside = self.worst = self.worst_sample = 0
+        self.largest: int | None = None
+
+    def judge(self, entries: npt.NDArray[Any], lengths: Counts) -> None:
+        """Count what is outside the board's policy."""
+        if self.size is None or not entries.size:
+            return
+        largest = int(entries.max())
+        self.largest = largest if self.largest is None else max(self.largest, largest)
+        outside = np.flatnonzero((entries < 0) | (entries >= self.size))
+        if outside.size and not self.outside:
+            self.worst = int(entries[outside[0]])
+            self.worst_sample = self.samples + int(np.searchsorted(np.cumsum(lengths), outside[0], side="right"))
+        self.outside += outside.size
+
+
+class _PolicyValues(_PolicyRows):
+    """The probabilities of these moves."""
+
+    target = np.dtype(np.float64)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.broken = _Tally()
+        self.wrong = _Tally()
+        self.wrong_sum = 0.0
+
+    def judge(self, entries: npt.NDArray[Any], lengths: Counts) -> None:
+        """Count what is no probability, and the samples whose probabilities do not sum to 1."""
+        if not len(lengths):
+            return
+        samples = np.repeat(np.arange(len(lengths)), lengths)
+        broken = ~np.isfinite(entries)
+        self.broken.add_at(samples[broken], self.samples)
+        sums = np.bincount(samples, weights=entries, minlength=len(lengths))
+        with np.errstate(invalid="ignore"):
+            wrong = np.abs(sums - 1.0) > POLICY_SUM_TOLERANCE
+        wrong[samples[entries < 0]] = True
+        wrong[samples[broken]] = False
+        found = np.flatnonzero(wrong)
+        if found.size and not self.wrong.count:
+            self.wrong_sum = float(sums[found[0]])
+        self.wrong.add_at(found, self.samples)
 
 
 def _row(item: Any, target: np.dtype[Any]) -> npt.NDArray[Any]:
@@ -622,6 +703,10 @@ def _finite(block: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - 6} more" if len(names) > 6 else ""
     return ", ".join(repr(name[:40]) for name in names[:6]) + more
+
+
+def _exhausted(error: BaseException) -> str:
+    return "there is not enough memory to read it" if isinstance(error, MemoryError) else "it is nested too deeply to be read"
 
 
 def _shown(value: object) -> str:

@@ -219,3 +219,18 @@ def test_damaged_archives_read_or_raise(data: st.DataObject) -> None:
         raw[at] = data.draw(st.integers(0, 255))
     with contextlib.suppress(NpzError, ObjectArrayError):
         read_all(io.BytesIO(raw))
+
+
+def test_damaged_objects_are_a_crc_mismatch_whatever_they_seem_to_mean() -> None:
+    content = npy(np.array([{"a": 1}, "text", None] * 50, object))
+    at = content.index(b"text")
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as written:
+        written.writestr("metadata.npy", content)
+    raw = bytearray(file.getvalue())
+    start = raw.index(content)
+    for damaged in (start + at - 20, start + len(content) - 2):
+        raw[damaged] ^= 0xFF
+        with NpzArchive(io.BytesIO(raw)) as archive, pytest.raises(CrcMismatch):
+            list(archive.object_blocks(archive.header("metadata")))
+        raw[damaged] ^= 0xFF

@@ -7,6 +7,8 @@ import hashlib
 import io
 import json
 import os
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ringrift_dagster.datasets import npz_reader, object_arrays
+from ringrift_dagster.datasets.npz_reader import NpzArchive
 from ringrift_dagster.datasets.npz_validator import (
     BOARD_FACTS,
     ERROR_CODES,
@@ -158,6 +162,7 @@ def test_the_table_covers_the_boards() -> None:
         ("bad_metadata", lambda b: {"encoder_type": np.array("hex_v3")}),
         ("bad_metadata", lambda b: {"metadata": np.array([1], object).reshape(())}),
         ("bad_metadata", lambda b: {"data_checksums": np.array("{")}),
+        ("bad_metadata", lambda b: {"in_channels": ragged([np.array([56, 56])]).reshape(())}),
         ("checksum_mismatch", lambda b: {"data_checksums": np.array('{"values": "00"}')}),
         ("checksum_mismatch", lambda b: {"data_checksums": np.array('{"no_such_array": "00"}')}),
     ],
@@ -303,3 +308,76 @@ def test_mutated_files_give_a_report(data: st.DataObject, scratch: Path) -> None
     report = inspect_npz(path)
     assert report.codes <= set(ERROR_CODES)
     json.dumps(report.to_dict(), allow_nan=False)
+
+
+def columns_in(tmp_path: Path, **columns: tuple[tuple[int, ...], bytes]) -> Path:
+    """An archive of object arrays whose pickles are given."""
+    path = tmp_path / "square8_3p.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as written:
+        for name, (shape, stream) in columns.items():
+            header = io.BytesIO()
+            np.lib.format.write_array_header_1_0(header, {"descr": "|O", "fortran_order": False, "shape": shape})
+            written.writestr(f"{name}.npy", header.getvalue() + stream)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("shape", "stream", "code"),
+    [
+        pytest.param((2000,), b"\x80\x03})" + b"\x85" * 5_000_000 + b"Ns.", "hostile_pickle", id="nested-key"),
+        pytest.param((1_000_000_000, 0), b"\x80\x03N.", "corrupt_array", id="no-columns"),
+        pytest.param((1281,), b"\x80\x03" + b"}" * (20 << 20) + b".", "hostile_pickle", id="many-containers"),
+    ],
+)
+def test_small_files_that_would_exhaust_memory_are_refused(
+    shape: tuple[int, ...], stream: bytes, code: str, tmp_path: Path
+) -> None:
+    path = columns_in(tmp_path, policy_indices=(shape, stream))
+    assert path.stat().st_size < 25_000
+    script = (
+        "import resource, sys; from pathlib import Path; from ringrift_dagster.datasets.npz_validator import inspect_npz\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "codes = inspect_npz(Path(sys.argv[1])).codes\n"
+        "print(*codes)\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)"
+    )
+    ran = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, timeout=60, check=True)
+    codes, grown = ran.stdout.splitlines()
+    assert code in codes.split()
+    assert int(grown) < 200
+
+
+@pytest.mark.parametrize("error", [MemoryError, RecursionError])
+def test_what_cannot_be_held_is_unreadable(
+    error: type[Exception], inspect: Callable[..., NpzReport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = inspect().path
+
+    def exhausted(*_: Any) -> Any:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(NpzArchive, "object_blocks", exhausted)
+        assert inspect_npz(path).codes == {"unreadable"}
+    monkeypatch.setattr(NpzArchive, "__enter__", exhausted)
+    assert inspect_npz(path).codes == {"unreadable"}
+
+
+def test_no_column_is_read_whole(inspect: Callable[..., NpzReport], monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = [n % 5 + 1 for n in range(200)]
+    indices = ragged([np.arange(size, dtype=np.int32) for size in sizes])
+    values = ragged([np.full(size, 1 / size, np.float32) for size in sizes])
+    monkeypatch.setattr(npz_reader, "MAX_WHOLE_BYTES", 2000)
+    assert inspect(policy_indices=indices, policy_values=values).valid
+
+
+def test_findings_name_the_sample_wherever_blocks_end(
+    inspect: Callable[..., NpzReport], base: Arrays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(object_arrays, "BLOCK_ELEMENTS", 7)
+    for name, value, code in (("policy_indices", 7000, "policy_out_of_range"), ("policy_values", 0.5, "policy_not_normalised")):
+        report = inspect(**{name: edited(edited(base[name], (150, 0), value), (170, 0), value)})
+        (finding,) = report.errors
+        assert finding.code == code
+        assert finding.detail.count("2 ") >= 1
+        assert "150" in finding.detail

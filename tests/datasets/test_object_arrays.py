@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import pickle
 import struct
-from collections.abc import Callable
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,12 +18,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ringrift_dagster.datasets import object_arrays
 from ringrift_dagster.datasets.object_arrays import (
+    BLOCK_ELEMENTS,
+    MAX_NESTED_VALUES,
+    WINDOW_BYTES,
     CorruptPickle,
     HostilePickle,
     ObjectArray,
     ObjectArrayError,
+    OversizePickle,
     load_object_array,
+    object_blocks,
 )
 
 PROTOCOLS = (2, 3, 4, 5)
@@ -44,6 +54,9 @@ def same(one: Any, other: Any) -> bool:
         return type(other) is np.ndarray and one.dtype == other.dtype and np.array_equal(one, other)
     return type(one) is type(other) and one == other
 
+
+LONG = b"X" + struct.pack("<I", 100_000) + b"a" * 100_000
+HEAD = pickle.dumps(np.empty(7000, object), protocol=3).partition(b"]")[0]
 
 ARRAYS = {
     "text": ragged(["ring_placement", "movement", "é", "movement", ""] * 300),
@@ -199,3 +212,194 @@ def test_damaged_payloads_read_or_raise(name: str, protocol: int, data: st.DataO
     cut = data.draw(st.one_of(st.just(len(payload)), st.integers(0, len(payload))))
     with contextlib.suppress(ObjectArrayError):
         assert load_object_array(bytes(payload[:cut]), shape).shape == shape
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("name", sorted(set(ARRAYS) - {"empty"}))
+def test_where_windows_end_does_not_matter(name: str, protocol: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = ARRAYS[name]
+    payload = pickle.dumps(written, protocol=protocol)
+    for size in (1, 7, 64, 1000):
+        monkeypatch.setattr(object_arrays, "WINDOW_BYTES", size)
+        read = load_object_array(payload, written.shape)
+        assert all(same(*pair) for pair in zip(written.ravel().tolist(), read.ravel().tolist(), strict=True))
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_rows_far_apart_may_be_the_same_object(protocol: int) -> None:
+    rows = [np.arange(n % 9, dtype=np.int32) for n in range(30_000)]
+    written = ragged([*rows, *rows[::-1]])
+    payload = pickle.dumps(written, protocol=protocol)
+    assert len(payload) > WINDOW_BYTES
+    read = load_object_array(payload, written.shape).tolist()
+    assert all(same(*pair) for pair in zip(written.tolist(), read, strict=True))
+
+
+def test_elements_come_in_blocks_of_whole_rows() -> None:
+    written = np.arange(1, 300_001).astype(object).reshape(-1, 3)
+    payload = pickle.dumps(written, protocol=4)
+    blocks = list(object_blocks(io.BytesIO(payload).read, len(payload), written.shape))
+    assert all(len(block) % 3 == 0 and len(block) <= BLOCK_ELEMENTS for block in blocks)
+    assert [element for block in blocks for element in block] == written.ravel().tolist()
+
+
+def test_memory_is_bounded_however_long_the_array_is() -> None:
+    head = HEAD.replace(b"M" + struct.pack("<H", 7000), b"J" + struct.pack("<i", 1_000_000))
+    chunks = iter([head + b"](", *[b"J\x01\x02\x03\x00" * 10_000] * 100, b"etb."])
+    size = len(head) + 2 + 5_000_000 + 4
+    source = _Chunks(chunks)
+    tracemalloc.start()
+    try:
+        count = sum(len(block) for block in object_blocks(source.read, size, (1_000_000,)))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert count == 1_000_000
+    assert peak < 24 << 20  # the elements alone would take 36 MB
+
+
+class _Chunks:
+    """Reads from pieces that are made as they are needed."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self.pieces = pieces
+        self.held = b""
+
+    def read(self, count: int) -> bytes:
+        while len(self.held) < count:
+            self.held += next(self.pieces, b"") or bytes(count)
+        taken, self.held = self.held[:count], self.held[count:]
+        return taken
+
+
+def test_a_key_nested_without_bound_is_refused_before_it_is_hashed() -> None:
+    payload = b"\x80\x03" + b"}" + b")" + b"\x85" * 5_000_000 + b"Ns" + b"."
+    script = (
+        "import sys; from ringrift_dagster.datasets.object_arrays import HostilePickle, load_object_array\n"
+        "try: load_object_array(sys.stdin.buffer.read(), (2000,))\n"
+        "except HostilePickle: print('refused')"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], input=payload, capture_output=True, timeout=60, check=True)
+    assert ran.stdout == b"refused\n"
+
+
+@pytest.mark.parametrize("key", [b")", b"]", b"}", b"K\x01\x85", b"cnumpy\ndtype\n"])
+def test_keys_are_plain(key: bytes) -> None:
+    with pytest.raises(HostilePickle, match="key"):
+        load_object_array(b"\x80\x03}" + key + b"Ns.", (1,))
+
+
+@pytest.mark.parametrize("shape", [(1_000_000_000, 0), (1_000_000_000,), (10, 10**9), (3, 0, 5)])
+def test_shapes_larger_than_the_payload_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(CorruptPickle, match="cannot hold"):
+        load_object_array(pickle.dumps(np.empty((5, 0), object)), shape)
+
+
+def test_rows_are_bounded() -> None:
+    with pytest.raises(OversizePickle, match="row"):
+        load_object_array(b"N" * 300_000, (1, 300_000))
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        pytest.param(b"}" * (4 << 20), id="containers"),
+        pytest.param(b"(" * (2 << 20), id="marks"),
+        pytest.param(b"N" * (4 << 20), id="stack"),
+        pytest.param(b")" + b"\x85" * (2 << 20), id="nesting"),
+        pytest.param(HEAD + b"](" + b")" + b"\x85" * (2 << 20), id="nesting-in-an-element"),
+        pytest.param(HEAD + b"](" + b"]q\x64" + b"h\x64h\x64a" * 300_000, id="itself"),
+        pytest.param(
+            HEAD + b"](c_codecs\nencode\nq\x64" + LONG + b"q\x65" + b"h\x64h\x65X\x06\0\0\0latin1\x86R" * 7000, id="copies"
+        ),
+        pytest.param(HEAD + b"](" + LONG + b"q\x64" + b"h\x64" * 6999 + b"etb.", id="references"),
+        pytest.param(HEAD + b"](" + b"]" * (MAX_NESTED_VALUES + 1), id="lists"),
+    ],
+)
+def test_a_short_stream_takes_little_memory(stream: bytes) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(HostilePickle):
+            load_object_array(stream, (7000,))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 128 << 20
+
+
+def test_what_was_handed_out_cannot_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = HEAD + b"](]q\x64" + b"N" * 6998 + b"h\x64" + b"N" + b"a" + b"etb."
+    with pytest.raises(ObjectArrayError):
+        monkeypatch.setattr(object_arrays, "WINDOW_BYTES", 256)
+        load_object_array(stream, (7000,))
+
+
+def test_nothing_may_follow_the_array() -> None:
+    payload = pickle.dumps(ARRAYS["text"])
+    with pytest.raises(CorruptPickle, match="follow"):
+        load_object_array(payload + b"N", ARRAYS["text"].shape)
+
+
+WHOLE = pickle.dumps(ragged([1, "a", np.arange(3), (1, [2]), {"k": None}, np.arange(2)]), protocol=2)
+FRAGMENTS = st.one_of(
+    st.sampled_from(
+        [b"(", b")", b"]", b"}", b"N", b"\x88", b"\x85", b"\x86", b"\x87", b"t", b"a", b"e", b"s", b"u", b"b", b"R", b"\x94",
+         b"K\x01", b"M\x01\x02", b"J\x01\x02\x03\x04", b"G\x40\0\0\0\0\0\0\0", b"C\x02ab", b"C\0", b"\x8c\x02i4", b"X\x02\0\0\0U5",
+         b"\x8a\x01\x05", b"cnumpy\ndtype\n", b"cnumpy\nndarray\n", b"cnumpy.core.multiarray\n_reconstruct\n",
+         b"cnumpy.core.multiarray\nscalar\n", b"cnumpy.core.numeric\n_frombuffer\n", b"c_codecs\nencode\n", b"\x8c\x06latin1",
+         b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85C\x01b\x87R", b"(K\x01K\x01\x85", b"\x89C\x04abcdtb",
+         b"\x93", b"\x80\x04", b"."]
+    ),
+    st.builds(lambda op, at: bytes([op, at]), st.sampled_from(b"hq"), st.integers(0, 40)),
+    st.builds(lambda op, at: bytes([op]) + struct.pack("<I", at), st.sampled_from(b"jr"), st.integers(0, 40)),
+    st.builds(lambda at, length: WHOLE[at : at + length], st.integers(0, len(WHOLE)), st.integers(0, 60)),
+)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    head=st.sampled_from([b"\x80\x02", HEAD + b"](", WHOLE[: WHOLE.index(b"]") + 4]]),
+    pieces=st.lists(st.tuples(FRAGMENTS, st.one_of(st.just(1), st.integers(1, 3000))), max_size=15),
+    tail=st.sampled_from([b"", b"etb.", b"tb.", WHOLE[-3:]]),
+    window=st.sampled_from([16, 5000, WINDOW_BYTES]),
+)
+def test_random_opcodes_only_ever_raise_or_mean_what_numpy_reads(
+    head: bytes, pieces: list[tuple[bytes, int]], tail: bytes, window: int
+) -> None:
+    stream = head + b"".join(piece * times for piece, times in pieces) + tail
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(object_arrays, "WINDOW_BYTES", window)
+        tracemalloc.start()
+        try:
+            for shape in ((6,), (7000,)):
+                with contextlib.suppress(ObjectArrayError):
+                    read = load_object_array(stream, shape)
+                    assert same_as_numpy(read, stream)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert peak < (16 << 20) + 200 * len(stream)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.data())
+def test_spliced_streams_only_ever_raise_or_mean_what_numpy_reads(data: st.DataObject) -> None:
+    stream = WHOLE
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(stream)))
+        stream = stream[:at] + data.draw(FRAGMENTS) + stream[at + data.draw(st.integers(0, 4)) :]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(object_arrays, "WINDOW_BYTES", data.draw(st.sampled_from([1, 16, WINDOW_BYTES])))
+        with contextlib.suppress(ObjectArrayError):
+            assert same_as_numpy(load_object_array(stream, (6,)), stream)
+
+
+def same_as_numpy(read: ObjectArray, accepted: bytes) -> bool:
+    """Whether numpy reads the same from a stream that was accepted, and so names nothing but numpy; it may refuse it."""
+    try:
+        expected = pickle.loads(accepted)
+    except Exception:
+        return True
+    if type(expected) is not np.ndarray or expected.shape != read.shape:
+        return False
+    return all(type(one) is type(other) and repr(one) == repr(other) for one, other in zip(read.flat, expected.flat, strict=True))
