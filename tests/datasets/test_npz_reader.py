@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ringrift_dagster.datasets import object_arrays
 from ringrift_dagster.datasets.npz_reader import (
     BLOCK_BYTES,
     CorruptArray,
@@ -221,7 +222,8 @@ def test_damaged_archives_read_or_raise(data: st.DataObject) -> None:
         read_all(io.BytesIO(raw))
 
 
-def test_damaged_objects_are_a_crc_mismatch_whatever_they_seem_to_mean() -> None:
+def test_damaged_objects_are_a_crc_mismatch_whatever_they_seem_to_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(object_arrays, "WINDOW_BYTES", 16)
     content = npy(np.array([{"a": 1}, "text", None] * 50, object))
     at = content.index(b"text")
     file = io.BytesIO()
