@@ -23,6 +23,7 @@ from ringrift_dagster.transfer.model import Priority
 from ringrift_dagster.transfer.operations import Kind, State, Wanted
 from ringrift_dagster.transfer.queue import get, submit
 from tests.agents import RunningAgent, running_agent
+from tests.manifest.telling import silent, tell
 
 from .conftest import NPZ, QUIET, checks, declare, materialized
 
@@ -116,6 +117,26 @@ def test_a_class_is_left_alone_while_a_run_is_under_way_or_has_just_failed(
         instance.report_dagster_event(dg.DagsterEvent(ends[status].value, "replication_job", message="told"), "run-1")
 
     assert bool(look().run_requests) is asks
+
+
+def test_a_place_that_is_away_gets_a_run_now_and_then_and_at_once_when_it_is_back(
+    home: Home, store: Store, instance: dg.DagsterInstance, look: Callable[[], dg.SensorResult]
+) -> None:
+    declare(home, gpu_1=None)
+    with PlaneResource(home=HomeResource()).open():
+        tell(store, "gpu-1", at=time.time() - 120)
+        silent(store, "gpu-1", at=time.time() - 60)
+        silent(store, "gpu-1", at=time.time())
+    ask_for(store, "gpu-1", Priority.CRITICAL)
+    assert len(look().run_requests or []) == 1, "it may be back"
+    tags = tags_of("gpu-1", Priority.CRITICAL)
+    instance.add_run(dg.DagsterRun("replication_job", "run-1", status=dg.DagsterRunStatus.NOT_STARTED, tags=tags))
+    instance.report_dagster_event(
+        dg.DagsterEvent(dg.DagsterEventType.RUN_SUCCESS.value, "replication_job", message="it was silent"), "run-1"
+    )
+    assert not look().run_requests
+    tell(store, "gpu-1", at=time.time())
+    assert len(look().run_requests or []) == 1
 
 
 def test_a_broken_hosts_file_is_said_and_starts_nothing(home: Home, look: Callable[[], dg.SensorResult]) -> None:

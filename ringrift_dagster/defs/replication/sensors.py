@@ -13,6 +13,9 @@ from ringrift_dagster.defs.partitions import HOSTS
 from ringrift_dagster.defs.replication.classes import REPLICATION_TAG, tags_of
 from ringrift_dagster.defs.replication.jobs import cold_storage_job, replication_job
 from ringrift_dagster.defs.resources import PlaneResource
+from ringrift_dagster.manifest.locations import all_locations
+from ringrift_dagster.manifest.states import Liveness
+from ringrift_dagster.manifest.store import Store
 from ringrift_dagster.transfer.deferral import deferred
 from ringrift_dagster.transfer.model import Priority
 from ringrift_dagster.transfer.queue import pending
@@ -23,6 +26,8 @@ WAIT_SECONDS = 40.0
 POLL_SECONDS = 0.25
 AGAIN_SECONDS = 60.0
 """After a run that failed, its host and class rest so long: the operations wait anyway."""
+AWAY_SECONDS = 600.0
+"""A place that the manifest knows to be away gets a run for a class so rarely: once it is back, what waits is due at once."""
 UNFINISHED = [
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.QUEUED,
@@ -57,7 +62,8 @@ def replication_queue_sensor(context: dg.SensorEvaluationContext, plane: PlaneRe
             now = time.time()
             put_off = deferred(store, now)
             waiting = {key: count for key, count in pending(store, at=now).items() if key[1] not in put_off}
-            wanted = [demand for demand in demands(waiting, cluster) if not _is_met(context.instance, demand)]
+            away = _away(store) if waiting else frozenset()
+            wanted = [demand for demand in demands(waiting, cluster) if not _is_met(context.instance, demand, away)]
             if wanted:
                 return _runs(context.instance, wanted)
             if time.monotonic() >= deadline:
@@ -81,20 +87,28 @@ def demands(waiting: Mapping[tuple[str, Priority], int], cluster: Cluster) -> It
             yield Demand(priority, hosts[target], target)
 
 
-def _is_met(instance: dg.DagsterInstance, demand: Demand) -> bool:
-    return is_taken_care_of(instance, demand.host or demand.target, demand.priority)
+def _away(store: Store) -> frozenset[str]:
+    """The places that are known not to answer, or not to be mounted."""
+    gone = (Liveness.OFFLINE, Liveness.UNAVAILABLE)
+    return frozenset(place.name for place in all_locations(store) if place.liveness in gone)
 
 
-def is_taken_care_of(instance: dg.DagsterInstance, target: str, priority: Priority) -> bool:
-    """Whether a run for a class of a host, or of a bucket, is under way, or failed just now."""
+def _is_met(instance: dg.DagsterInstance, demand: Demand, away: frozenset[str]) -> bool:
+    rest = AWAY_SECONDS if demand.target in away else 0.0
+    return is_taken_care_of(instance, demand.host or demand.target, demand.priority, rest=rest)
+
+
+def is_taken_care_of(instance: dg.DagsterInstance, target: str, priority: Priority, *, rest: float = 0.0) -> bool:
+    """Whether a run for a class of a host, or of a bucket, is under way, failed just now, or ended less than `rest` seconds ago."""
     tag = {REPLICATION_TAG: tags_of(target, priority)[REPLICATION_TAG]}
     records = instance.get_run_records(dg.RunsFilter(tags=tag), limit=1)
     if not records:
         return False
     if records[0].dagster_run.status in UNFINISHED:
         return True
-    failed = records[0].dagster_run.status == dg.DagsterRunStatus.FAILURE
-    return failed and time.time() - (records[0].end_time or 0.0) < AGAIN_SECONDS
+    if records[0].dagster_run.status == dg.DagsterRunStatus.FAILURE:
+        rest = max(rest, AGAIN_SECONDS)
+    return time.time() - (records[0].end_time or 0.0) < rest
 
 
 def _runs(instance: dg.DagsterInstance, wanted: list[Demand]) -> dg.SensorResult:
