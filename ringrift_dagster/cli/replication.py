@@ -69,7 +69,7 @@ def plan(submit: bool, limit: int, hosts_file: Path | None, json_output: bool) -
         ([each.rule, each.sha256[:12], each.target or "anywhere", each.why] for each in found.unmet),
     )
     if found.more:
-        click.echo(f"there is more: a plan has at most {limit} operations")
+        click.echo("there is more: a plan is bounded, and the next one goes on")
     return outcome(found.lacking)
 
 
