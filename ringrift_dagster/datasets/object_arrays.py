@@ -297,7 +297,7 @@ class _Machine:
             fresh = [_Known.FORGOTTEN if type(value) is tuple else value for value in fresh]
             self.memo[self.settled :] = fresh
         self.settled = len(self.memo)
-        self.memo_bytes += sum(map(getsizeof, fresh)) + 8 * len(fresh)
+        self.memo_bytes += 8 * len(fresh) + sum(getsizeof(value) for value in fresh if value is not _Known.FORGOTTEN)
         if self.memo_bytes > MAX_MEMO_BYTES:
             raise OversizePickle(f"more than {MAX_MEMO_BYTES} bytes of values are memoised; at most these are held in memory")
 

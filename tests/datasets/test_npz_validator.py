@@ -381,3 +381,13 @@ def test_findings_name_the_sample_wherever_blocks_end(
         assert finding.code == code
         assert finding.detail.count("2 ") >= 1
         assert "150" in finding.detail
+
+
+def test_more_rows_of_numpys_own_form_than_memory_holds_are_oversize(
+    inspect: Callable[..., NpzReport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(object_arrays, "WINDOW_BYTES", 1000)
+    monkeypatch.setattr(object_arrays, "MAX_MEMO_BYTES", 10_000)
+    rows = [np.zeros(n % 2 + 1, np.int32) for n in range(200)]
+    values = [np.full(n % 2 + 1, 1 / (n % 2 + 1)) for n in range(200)]
+    assert inspect(policy_indices=ragged(rows), policy_values=ragged(values)).codes == {"oversize"}

@@ -334,6 +334,18 @@ def test_what_was_handed_out_cannot_change(monkeypatch: pytest.MonkeyPatch) -> N
         load_object_array(stream, (7000,))
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_what_is_memoised_is_bounded_at_about_360_bytes_a_row_of_numpys_own(protocol: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = ragged([np.arange(20, dtype=np.int32) for _ in range(30_000)])
+    payload = pickle.dumps(written, protocol=protocol)
+    monkeypatch.setattr(object_arrays, "WINDOW_BYTES", 1 << 16)
+    monkeypatch.setattr(object_arrays, "MAX_MEMO_BYTES", 370 * 30_000 if protocol > 2 else 520 * 30_000)
+    assert len(load_object_array(payload, written.shape)) == 30_000
+    monkeypatch.setattr(object_arrays, "MAX_MEMO_BYTES", 250 * 30_000)
+    with pytest.raises(OversizePickle, match="memoised"):
+        load_object_array(payload, written.shape)
+
+
 def test_nothing_may_follow_the_array() -> None:
     payload = pickle.dumps(ARRAYS["text"])
     with pytest.raises(CorruptPickle, match="follow"):
