@@ -36,6 +36,15 @@ BRAKE_FLOOR = 5
 """So few are never a share; but everything at once always is."""
 _FACTS = ("config", "games", "samples", "quality", "newest_game", "elo")
 _CONFIG, _NEWEST = _FACTS.index("config"), _FACTS.index("newest_game")
+_GAMES, _SAMPLES, _QUALITY, _ELO = 1, 2, 4, 8
+_LACKS = (
+    sa.case((items.c.games.is_(None), _GAMES), else_=0)
+    + sa.case((items.c.samples.is_(None), _SAMPLES), else_=0)
+    + sa.case((items.c.quality.is_(None), _QUALITY), else_=0)
+    + sa.case((items.c.elo.is_(None), _ELO), else_=0)
+)
+"""Which of an item's facts nobody knew, beyond those that are in `Counted`."""
+_FILLED = (*_FACTS, "provenance", "soundness", "reason")
 _NOTHING = (None, Soundness.UNKNOWN)
 _FILL = (
     sa.update(items)
@@ -50,7 +59,7 @@ _FILL = (
         }
     )
 )
-"""What nobody knew becomes known; what is known stays."""
+"""What nobody knew becomes known; what is known stays. Takes `item` and the _FILLED: any other column given would be set too."""
 STORAGE_CLASS = "storage_class"
 ARCHIVED_CLASSES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 """Not readable on demand: such a copy is no source, but it is a copy."""
@@ -113,6 +122,8 @@ class _Merge:
         self.overtaken = False
         self.held = 0
         self.facts: dict[int, Counted] = {}
+        self.lacks: dict[int, int] = {}
+        self.elsewhere: set[int] = set()
         self.written: list[dict[str, Any]] = []
         self.dropped: list[dict[str, Any]] = []
         self.holdings = Holdings()
@@ -121,9 +132,13 @@ class _Merge:
     def run(self) -> Merged:
         found = {entry.path: entry for entry in self.inventory.found}
         gone = {entry.path: entry.reason for entry in self.inventory.gone if entry.path not in found}
-        known = self._known(None if self.inventory.full else [*found, *gone])
+        paths = None if self.inventory.full else [*found, *gone]
+        known = self._known(paths)
         fresh = [entry for path, entry in found.items() if self._is_news(entry, known.get(path, ()))]
-        ids = self._take_in_items(fresh)
+        items_known = self._items({bytes.fromhex(entry.sha256) for entry in fresh})
+        if self._correct_sizes(fresh, items_known[0]):
+            known, items_known = self._known(paths), self._items(items_known[0])
+        ids = self._take_in_items(fresh, *items_known)
         for entry in fresh:
             self._place(entry, ids, known.get(entry.path, ()))
         if self.inventory.full:
@@ -149,13 +164,15 @@ class _Merge:
         columns = (
             replicas.c.item_id, replicas.c.path, replicas.c.state, replicas.c.reason, replicas.c.mtime, replicas.c.verified_at,
             replicas.c.revision, items.c.sha256, items.c.type, items.c.config, items.c.size, items.c.soundness, items.c.newest_game,
+            _LACKS,
         )  # fmt: skip
         query = sa.select(*columns).join_from(replicas, items).where(replicas.c.location_id == self.place.id)
         known: dict[str, list[Counted]] = defaultdict(list)
         batches = [None] if paths is None else in_batches(paths)
         for batch in batches:
             for row in self.writer.rows(query if batch is None else query.where(replicas.c.path.in_(batch))):
-                known[row[1]].append(Counted._make(row))
+                known[row[1]].append(Counted._make(row[:-1]))
+                self.lacks[row[0]] = row[-1]
         return known
 
     def _is_news(self, entry: FoundItem, rows: Iterable[Counted]) -> bool:
@@ -165,10 +182,13 @@ class _Merge:
             if row.sha256 == digest:
                 return (
                     row.state != _told_state(entry)[0]
+                    or row.reason == HELD
                     or row.mtime != entry.mtime
                     or (row.verified_at or 0) < (entry.verified_at or 0)
                     or (row.newest_game is None and entry.newest_game is not None)
+                    or (row.config is None and entry.config is not None)
                     or (row.soundness == Soundness.UNKNOWN and entry.soundness != Soundness.UNKNOWN)
+                    or _tells(entry, self.lacks[row.item_id])
                 )
         return True
 
@@ -176,15 +196,59 @@ class _Merge:
         """Whether what stood at a path is still there as far as anybody can tell: the source has only not hashed it yet."""
         return any(row.size == self.unhashed.get(path) for row in rows)
 
-    def _take_in_items(self, entries: Sequence[FoundItem]) -> dict[bytes, Counted]:
+    def _correct_sizes(self, entries: Iterable[FoundItem], known: Mapping[bytes, Counted]) -> bool:
+        """Believe a verified copy, rather than those that gave an item its size and were never read; returns whether any was.
+
+        What the others told of the content was told of other bytes: all of it gives way, and none of them is a source any more.
+        """
+        verified: dict[int, tuple[Counted, FoundItem]] = {}
+        for entry in entries:
+            item = known.get(bytes.fromhex(entry.sha256))
+            if item is not None and item.size != entry.size and entry.verified_at is not None and not entry.damaged:
+                verified[item.item_id] = (item, entry)
+        for batch in in_batches(list(verified)):
+            proven = sa.select(replicas.c.item_id).where(
+                replicas.c.item_id.in_(batch),
+                replicas.c.verified_at.is_not(None),
+                replicas.c.state.not_in((ReplicaState.BAD, ReplicaState.LOST)),
+                sa.func.coalesce(replicas.c.reason, "") != CONTRADICTED,
+            )
+            for item_id in self.connection.execute(proven).scalars():
+                verified.pop(item_id, None)
+        for item, entry in verified.values():
+            self._correct_size(item, entry)
+        return bool(verified)
+
+    def _correct_size(self, item: Counted, entry: FoundItem) -> None:
+        believed = (replicas.c.item_id == item.item_id, replicas.c.state == ReplicaState.AVAILABLE)
+        for copy in self.connection.execute(sa.select(replicas).where(*believed)).all():
+            self.holdings.remove(copy.location_id, item._replace(mtime=copy.mtime, verified_at=copy.verified_at))
+            self.elsewhere.add(copy.location_id)
+            self.merged.contradicted += 1
+        here = replicas.c.location_id == self.place.id  # of which this answer is the latest word
+        doubted = {
+            "state": ReplicaState.SUSPICIOUS,
+            "reason": CONTRADICTED,
+            "revision": sa.case((here, replicas.c.revision), else_=self.writer.revision),
+        }
+        self.connection.execute(sa.update(replicas).where(*believed).values(doubted))
+        self.connection.execute(sa.delete(chunk_tables).where(chunk_tables.c.item_id == item.item_id))
+        told = {name: value for name, value in self._item_row(item.sha256, entry).items() if name not in ("sha256", "first_seen")}
+        self.connection.execute(sa.update(items).where(items.c.id == item.item_id).values(told))
+        self.merged.lost_items.add(item.item_id)
+
+    def _take_in_items(
+        self, entries: Sequence[FoundItem], known: dict[bytes, Counted], lacking: Mapping[bytes, Sequence[str]]
+    ) -> dict[bytes, Counted]:
         """Make sure that every item is there, filling in what nobody knew; returns them by hash, as items only."""
-        unique = {bytes.fromhex(entry.sha256): entry for entry in entries}
-        known, lacking = self._items(unique)
-        fill = [
-            {"item": known[digest].item_id, **self._item_row(digest, unique[digest])}
-            for digest, names in lacking.items()
-            if any(getattr(unique[digest], name) not in _NOTHING for name in names)
-        ]
+        told = [(bytes.fromhex(entry.sha256), entry) for entry in entries]
+        unique = dict(told)
+        fill = []
+        for digest, entry in told:
+            tells = any(getattr(entry, name) not in _NOTHING for name in lacking.get(digest, ()))
+            if tells and known[digest].size == entry.size:
+                row = self._item_row(digest, entry)
+                fill.append({"item": known[digest].item_id, **{name: row[name] for name in _FILLED}})
         self.writer.many(_FILL, fill)
         if fill:
             before = known
@@ -272,6 +336,8 @@ class _Merge:
                 self._leave(row, Gone.REPLACED)
         state, reason = _told_state(entry)
         if item.size != entry.size:
+            if here and _contradicted_before(here, entry):
+                return
             state, reason = ReplicaState.SUSPICIOUS, CONTRADICTED
             self.merged.contradicted += 1
         elif here and state == ReplicaState.AVAILABLE and _still_distrusted(here, entry):
@@ -296,8 +362,13 @@ class _Merge:
                 self.merged.added[item.type, item.config] += 1
                 self._example("added", item.path)
             elif not was:
-                self.merged.restored += 1
-                self._example("restored", item.path)
+                self._restored(item.path)
+        elif state == ReplicaState.UNAVAILABLE and here is not None and here.reason == HELD:
+            self._restored(item.path)
+
+    def _restored(self, path: str) -> None:
+        self.merged.restored += 1
+        self._example("restored", path)
 
     def _remove(self, paths: Mapping[str, Gone], known: Mapping[str, Sequence[Counted]]) -> None:
         """Take away what the source says is gone, or hold it if that is too much to believe."""
@@ -436,13 +507,33 @@ class _Merge:
         if told.disk is not None:
             values |= {"disk_total": told.disk.total, "disk_free": told.disk.free}
         self.connection.execute(sa.update(locations).where(locations.c.id == self.place.id).values(values))
+        for other in self.elsewhere - {self.place.id}:
+            count, size = self.holdings.total(other)
+            values = {"replicas": locations.c.replicas + count, "bytes": locations.c.bytes + size}
+            self.connection.execute(sa.update(locations).where(locations.c.id == other).values(values))
         if self.merged or self.written or self.dropped:
             self.writer.touched = True
 
 
 def _still_distrusted(row: Counted, entry: FoundItem) -> bool:
-    """Whether a copy is in doubt and was not verified since: being listed is no proof."""
-    return row.state in _DISTRUSTED and (entry.verified_at or 0) <= (row.verified_at or 0)
+    """Whether a copy is in doubt and was not verified since: being listed is no proof, unless its size was all the doubt."""
+    return row.reason != CONTRADICTED and row.state in _DISTRUSTED and (entry.verified_at or 0) <= (row.verified_at or 0)
+
+
+def _contradicted_before(row: Counted, entry: FoundItem) -> bool:
+    """Whether a copy of another size than its item's is told of as it was the last time."""
+    known = row.state == ReplicaState.SUSPICIOUS and row.reason == CONTRADICTED
+    return known and row.mtime == entry.mtime and row.verified_at == entry.verified_at
+
+
+def _tells(entry: FoundItem, lacks: int) -> bool:
+    """Whether an entry tells a fact that its item lacks."""
+    return bool(
+        (lacks & _GAMES and entry.games is not None)
+        or (lacks & _SAMPLES and entry.samples is not None)
+        or (lacks & _QUALITY and entry.quality is not None)
+        or (lacks & _ELO and entry.elo is not None)
+    )
 
 
 def _told_state(entry: FoundItem) -> tuple[ReplicaState, str | None]:

@@ -168,7 +168,7 @@ def _ways_back(copies: Collection[Any]) -> Iterator[tuple[int, str]]:
 
 
 def _record(writer: Writer, candidates: sa.Select[Any], kind: Orphanhood, location_id: int, name: str, at: float) -> int:
-    """Write down and tell those of the candidates that were not orphans yet, or were stranded and are lost now; returns how many."""
+    """Write down and tell of those that were no orphans yet, or were stranded and are lost now; returns how many."""
     connection = writer.connection
     already = sa.select(orphans.c.item_id, orphans.c.kind).where(orphans.c.resolved_at.is_(None))
     found = connection.execute(candidates).scalars().all()

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from ringrift_dagster.manifest.consistency import disagreements
 from ringrift_dagster.manifest.holdings import maxima_of
 from ringrift_dagster.manifest.inventory import Disk, FoundItem, Gone, Inventory, ItemType, Soundness, SourceDatabase, UntrackedFile
 from ringrift_dagster.manifest.locations import location
@@ -148,6 +149,89 @@ def test_a_copy_of_another_size_contradicts_and_is_not_used(store: Store) -> Non
     assert where(store, digest_of("x")).item.size == 1
 
 
+def test_a_contradiction_is_told_once_and_again_when_it_is_another(store: Store) -> None:
+    tell(store, "vast-1", [item(DATA, "x")], at=1)
+    assert tell(store, "bucket", [item(DATA, "x", size=7)], at=2).contradicted == 1
+    revision = store.revision()
+    assert not tell(store, "bucket", [item(DATA, "x", size=7)], at=3)
+    assert store.revision() == revision
+    assert tell(store, "bucket", [item(DATA, "x", size=7, mtime=4.0)], at=4).contradicted == 1
+    assert tell(store, "bucket", [item(DATA, "x", size=7, mtime=4.0, verified_at=5.0, damaged=True)], at=5).contradicted == 1
+    tell(store, "bucket", [item(DATA, "x", mtime=6.0)], at=6)
+    assert states(store, "x") == {f"vast-1/{DATA}": "AVAILABLE", f"bucket/{DATA}": "AVAILABLE"}
+    check_counters(store)
+
+
+def test_a_verified_copy_is_believed_rather_than_one_of_another_size_that_nobody_read(store: Store) -> None:
+    import base64
+
+    chunks = base64.b64encode(b"l" * 32).decode()
+    lie = {"size": 7, "samples": 99, "newest_game": 50.0, "chunks": chunks}
+    tell(store, "bucket", [item("liar.npz", "x", **lie), item("other.npz", "other")], at=1)
+    tell(store, "vast-1", [item("liar.npz", "x", **lie, mtime=9.0)], at=1)
+    tell(store, "nebius-1", [item(DATA, "x")], at=2)
+    assert states(store, "x")[f"nebius-1/{DATA}"] == "SUSPICIOUS"
+    assert (
+        tell(store, "vast-1", [item(DATA, "x", verified_at=3.0), item("liar.npz", "x", **lie, mtime=9.0)], at=3).contradicted == 2
+    )
+    tell(store, "nebius-1", [item(DATA, "x")], at=4)
+    tell(store, "bucket", [item("liar.npz", "x", **lie), item("other.npz", "other")], at=4)
+    assert states(store, "x") == {
+        "bucket/liar.npz": "SUSPICIOUS",
+        "vast-1/liar.npz": "SUSPICIOUS",
+        f"vast-1/{DATA}": "AVAILABLE",
+        f"nebius-1/{DATA}": "AVAILABLE",
+    }
+    told = where(store, digest_of("x")).item
+    assert (told.size, told.samples, told.newest_game) == (1, None, None)
+    assert chunk_table(store, digest_of("x")) is None
+    assert {(finding.rule, finding.where) for finding in disagreements(store)} == {("size", digest_of("x"))}
+    assert open_orphans(store) == []
+    check_counters(store)
+
+
+def test_a_copy_that_was_told_wrong_and_is_verified_in_its_place_is_believed(store: Store) -> None:
+    tell(store, "bucket", [item(DATA, "x", size=7)], at=1)
+    tell(store, "bucket", [item(DATA, "x", mtime=2.0, verified_at=2.0)], at=2)
+    assert states(store, "x") == {f"bucket/{DATA}": "AVAILABLE"}
+    assert where(store, digest_of("x")).item.size == 1
+    check_counters(store)
+
+
+@pytest.mark.parametrize("verified", [{"size": 7, "verified_at": 1.0}, {"size": 7}])
+def test_a_size_that_was_verified_or_is_contradicted_by_hearsay_only_stands(store: Store, verified: dict) -> None:
+    tell(store, "vast-1", [item(DATA, "x", **verified)], at=1)
+    told = {"verified_at": 2.0} if "verified_at" in verified else {}
+    assert tell(store, "bucket", [item(DATA, "x", **told)], at=2).contradicted == 1
+    assert where(store, digest_of("x")).item.size == 7
+    assert states(store, "x") == {f"vast-1/{DATA}": "AVAILABLE", f"bucket/{DATA}": "SUSPICIOUS"}
+
+
+def test_an_archived_copy_that_was_held_is_told_again_and_held_no_more(store: Store) -> None:
+    archived = [item(f"{number}.npz", f"content {number}", provenance={"storage_class": "GLACIER"}) for number in range(8)]
+    tell(store, "bucket", archived, at=1)
+    assert tell(store, "bucket", [], at=2).held == 8
+    assert tell(store, "bucket", archived, at=3).restored == 8
+    assert {(copy.state, copy.reason) for copy in where(store, digest_of("content 1")).copies} == {("UNAVAILABLE", "archived")}
+    place = location(store, "bucket")
+    assert place is not None and place.held == 0
+    assert (tell(store, "bucket", archived[1:], at=4).lost, open_orphans(store)[0].sha256) == (1, digest_of("content 0"))
+    check_counters(store)
+
+
+@pytest.mark.parametrize("fact", [{"elo": 1500.0}, {"quality": 0.0}, {"samples": 7}, {"games": 0}, {"config": "hex8_2p"}])
+def test_a_fact_that_a_copy_tells_later_reaches_the_manifest(store: Store, fact: dict) -> None:
+    first = item(DATA, "x", **{"config": None} if "config" in fact else {})
+    tell(store, "vast-1", [first, item("twin.npz", "x", config=first.config)], at=1)
+    tell(store, "vast-1", [item(DATA, "x", **{"config": None, **fact}), item("twin.npz", "x", config=first.config)], at=2)
+    told = where(store, digest_of("x")).item
+    assert {name: getattr(told, name) for name in fact} == fact
+    revision = store.revision()
+    assert not tell(store, "vast-1", [item(DATA, "x", **{"config": None, **fact}), item("twin.npz", "x", config=None)], at=3)
+    assert store.revision() == revision
+    check_counters(store)
+
+
 def test_an_archived_copy_counts_and_is_no_source(store: Store) -> None:
     tell(store, "bucket", [item(DATA, "x", provenance={"storage_class": "GLACIER", "source": "nodes/a"})], at=1)
     found = where(store, digest_of("x"))
@@ -162,6 +246,17 @@ def test_facts_fill_in_and_never_change(store: Store) -> None:
     tell(store, "nebius-1", [item(DATA, "x", samples=9, soundness=Soundness.UNSOUND, config="hex8_3p")], at=3)
     told = where(store, digest_of("x")).item
     assert (told.config, told.samples, told.newest_game, told.soundness) == ("hex8_2p", 7, 3.0, "SOUND")
+    check_counters(store)
+
+
+def test_facts_fill_in_and_nothing_else_of_the_item_changes(store: Store) -> None:
+    tell(store, "vast-1", [item(DATA, "x", type=ItemType.MODEL)], at=1)
+    tell(store, "vast-2", [item(DATA, "x", elo=1500.0)], at=2)
+    tell(store, "nebius-1", [item(DATA, "x", samples=9, size=7)], at=3)
+    told = where(store, digest_of("x")).item
+    assert (told.type, told.elo, told.size, told.samples) == (ItemType.MODEL, 1500.0, 1, None)
+    with store.reading() as connection:
+        assert connection.execute(sa.select(items.c.first_seen)).scalar_one() == 1
     check_counters(store)
 
 
