@@ -50,6 +50,8 @@ class _Cell:
     reached: _Maxima = _NOTHING
     left: _Maxima = _NOTHING
     came: set[int] = field(default_factory=set)
+    unsure: bool = False
+    """What was reached may have left again, or be another's too: only counting tells."""
 
 
 class Holdings:
@@ -73,7 +75,9 @@ class Holdings:
         cell.bytes -= row.size
         cell.left = _maxima(cell.left, row)
         if row.item_id in cell.came:  # then what was reached may have left again
-            cell.reached = tuple(map(_unless_left, cell.reached, _maxima(_NOTHING, row)))
+            reached = tuple(map(_unless_left, cell.reached, _maxima(_NOTHING, row)))
+            cell.unsure = cell.unsure or reached != cell.reached
+            cell.reached = reached
 
     def total(self, location: int) -> tuple[int, int]:
         """By how much a location's replicas and bytes changed."""
@@ -101,14 +105,14 @@ class Holdings:
         ]
         writer.many(insert.on_conflict_do_update(index_elements=["location_id", "type", "config"], set_=changed), rows)
         for (location, kind, config), cell in self._cells.items():
-            if any(left is not None for left in cell.left):
+            if cell.unsure or any(left is not None for left in cell.left):
                 self._look_again(writer.connection, location, kind, config, cell)
 
     def _look_again(self, connection: Connection, location: int, kind: str, config: str, cell: _Cell) -> None:
         """Recompute a cell's maxima if one of them may have left."""
         here = (holdings.c.location_id == location, holdings.c.type == kind, holdings.c.config == config)
         now = connection.execute(sa.select(*(holdings.c[name] for name in _MAXIMA)).where(*here)).one()
-        if any(map(_may_have_left, cell.left, now, cell.reached)):
+        if cell.unsure or any(map(_may_have_left, cell.left, now, cell.reached)):
             connection.execute(sa.update(holdings).where(*here).values(maxima_of(location, kind, config)))
 
 

@@ -348,6 +348,13 @@ def test_a_file_that_grew_older_while_its_facts_became_known_is_counted_with_its
     check_counters(store)
 
 
+def test_a_file_that_moved_while_its_facts_became_known_is_counted_with_its_new_time(store: Store) -> None:
+    declared(store)
+    tell(store, "vast-1", [item("c.npz", "one", mtime=4.0)], at=1.0)
+    tell(store, "vast-1", [item("a.npz", "one", mtime=9.0, newest_game=8.0)], at=2.0)
+    check_counters(store)
+
+
 class ManifestMachine(RuleBasedStateMachine):
     """Files come, change, move and go on three hosts, told whole or in part, with answers that are late: the manifest follows."""
 
