@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from ringrift_dagster.transfer.removal import Cleaned, Removed
     from ringrift_dagster.transfer.rules import Rule
 
-MAX_HOURS = 10 * 365 * 24
+LONGEST = 10 * 365 * 24
+"""Hours for which anything can be said to hold."""
 
 
 def _hours(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
-    if value is not None and not 0 < value <= MAX_HOURS:  # what is no number is not within bounds either
-        raise click.BadParameter(f"more than 0, and at most {MAX_HOURS}; leave it out for what is to hold until it is given up")
+    if value is not None and not 0 < value <= LONGEST:  # what is no number is not within bounds either
+        raise click.BadParameter(f"more than 0, and at most {LONGEST}; leave it out for what is to hold until it is given up")
     return value
 
 

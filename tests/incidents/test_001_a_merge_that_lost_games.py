@@ -19,12 +19,19 @@ from tests.transfer.databases import contents, make
 
 LIVE = "data/games/canonical_square8_2p.db"
 PUBLISH = """
-import sys
+import itertools, sys
 from pathlib import Path
 from ringrift_dagster.transfer import merging
 from tests.transfer.arrivals import bring_games
-if sys.argv[3] == "in steps":  # as a merge is that takes long: one transaction after the other
-    merging.HOLD_SECONDS, merging.PAUSE_SECONDS, merging.merge = 0.0, 0.05, merging.add_games
+if sys.argv[3] == "at game":  # as a merge is that takes long: one transaction after the other
+    merging.HOLD_SECONDS, merging.PAUSE_SECONDS, merging.merge = 0.0, 0.0, merging.add_games
+    is_there, asked = merging._Merge._is_there, itertools.count()
+    def stop_there(self, game):
+        if next(asked) == int(sys.argv[5]):
+            print("stopped", flush=True)
+            sys.stdin.read()
+        return is_there(self, game)
+    merging._Merge._is_there = stop_there
 print("started", flush=True)
 bring_games(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[4])
 print("merged", flush=True)
@@ -46,10 +53,12 @@ def databases(tmp_path: Path, recorded: Callable[[str], Path]) -> tuple[Path, Pa
 
 
 def kill_in_the_middle(root: Path, incoming: Path, how: str, moment: float) -> None:
-    """Start bringing a database and kill everything after so many seconds, or, from 1 on, once the log has so many bytes."""
+    """Start bringing a database and kill everything: at a game, its own transaction open; at once after so many seconds, or, from 1
+    on, as soon as the log has so many bytes, if it is not over by then."""
     log = Path(f"{root / LIVE}-wal")
     process = subprocess.Popen(
-        [sys.executable, "-c", PUBLISH, str(root), str(incoming), how, LIVE],
+        [sys.executable, "-c", PUBLISH, str(root), str(incoming), how, LIVE, str(moment)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,  # the merge's own process is to die with it
@@ -58,7 +67,9 @@ def kill_in_the_middle(root: Path, incoming: Path, how: str, moment: float) -> N
     with process:
         assert process.stdout is not None
         assert process.stdout.readline() == "started\n"
-        if moment < 1:
+        if how == "at game":
+            assert process.stdout.readline() == "stopped\n"
+        elif moment < 1:
             time.sleep(moment)
         else:
             while process.poll() is None and not (log.exists() and log.stat().st_size >= moment):
@@ -72,15 +83,17 @@ def test_a_merge_that_is_killed_anywhere_loses_nothing_and_goes_on(databases: tu
     live = root / LIVE
     inode = live.stat().st_ino
     before = contents(live)
-    moments = [("at once", moment) for moment in (0.0, 0.2, 1, 1 << 20)]
-    for how, moment in [*moments, ("in steps", 1), ("in steps", 1 << 18)]:
+    moments = [("at game", game) for game in (0, 700, 701)] + [("at once", moment) for moment in (0.0, 0.2, 1, 1 << 20)]
+    counts = []
+    for how, moment in moments:
         kill_in_the_middle(root, incoming, how, moment)
         now = contents(live)
         assert live.stat().st_ino == inode
         assert {game: now[game] for game in before} == before, f"killed {how} after {moment}"
         assert {content for game, content in now.items() if game not in before} <= {"came"}
         before = now
-    assert 300 < len(before) < 2800, "killed between two transactions"
+        counts.append(len(now))
+    assert counts[0] == 300 < counts[1] < counts[2] < 2800, "what was committed stays, and the next one goes on from there"
     assert bring_games(root, incoming, LIVE).merged == 2800 - len(before)
     assert contents(live) == {f"old{number}": "kept" for number in range(300)} | {f"new{number}": "came" for number in range(2500)}
     assert bring_games(root, incoming, LIVE).merged == 0
