@@ -1,8 +1,8 @@
 """Is this NPZ a training set RingRift can train on, and does it say the truth about itself?
 
-`inspect_npz` answers with a report: every defect has a code from `ERROR_CODES`, and what a valid file must
-look like stands in the two tables below. Bytes come from `npz_reader`, object arrays from `object_arrays`;
-nothing is unpickled, and of a sample no more than a few bytes are kept. Where a dataset came from, and whether its
+`inspect_npz` answers with a report: every defect has a code from `ERROR_CODES`, and what a valid file must look like stands in the
+two tables below. Bytes come from `npz_reader`, object arrays from `object_arrays`, what is wrong with policy rows from
+`policy_rows`; nothing is unpickled, and of a sample no more than a few bytes are kept. Where a dataset came from, and whether its
 games are canonical, is not judged here.
 """
 
@@ -13,9 +13,8 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import prod
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +28,7 @@ from ringrift_dagster.datasets.npz_reader import (
     open_regular,
 )
 from ringrift_dagster.datasets.object_arrays import HostilePickle, ObjectArray, ObjectArrayError, OversizePickle
+from ringrift_dagster.datasets.policy_rows import Counts, PolicyIndices, PolicyValues, Tally
 from ringrift_dagster.games.config import CONFIG_KEYS, UnknownConfig, parse_config
 
 ERROR_CODES: Final = (
@@ -128,12 +128,9 @@ ARRAY_FACTS: Final = {
 }
 REQUIRED_SCALARS: Final = ("board_type",)
 VALUE_TOLERANCE: Final = 1e-6
-POLICY_SUM_TOLERANCE: Final = 1e-3
 MAX_SAMPLES: Final = 100_000_000
 MAX_SCALAR_BYTES: Final = 1 << 20
 MAX_MANIFEST_BYTES: Final = 16 << 20
-
-Counts = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -247,8 +244,8 @@ class _Inspection:
         self.digests: dict[str, str] = {}
         self.checksums: dict[str, str] = {}
         self.board: BoardFacts | None = None
-        self.indices: _PolicyIndices | None = None
-        self.values: _PolicyValues | None = None
+        self.indices: PolicyIndices | None = None
+        self.values: PolicyValues | None = None
         self.player_counts: set[int] = set()
 
     def error(self, code: str, detail: str) -> None:
@@ -403,7 +400,7 @@ class _Inspection:
     def scan_numbers(self, header: ArrayHeader) -> None:
         facts = ARRAY_FACTS.get(header.name, ArrayFacts(str(header.dtype)))
         digest = checksum_start(header.dtype, header.shape) if header.name in self.checksums else None
-        non_finite, outside = _Tally(), _Tally()
+        non_finite, outside = Tally(), Tally()
         start = 0
         for block in self.archive.blocks(header):
             if digest is not None:
@@ -434,7 +431,7 @@ class _Inspection:
         name = header.name
         digest = checksum_start(header.dtype, header.shape) if name in self.checksums else None
         size = self.board.policy_size if self.board is not None else None
-        policy = {"policy_indices": _PolicyIndices(size), "policy_values": _PolicyValues()}.get(name)
+        policy = {"policy_indices": PolicyIndices(size), "policy_values": PolicyValues()}.get(name)
         kinds: set[type] = set()
         problem = None
         for block in self.archive.object_blocks(header):
@@ -451,9 +448,9 @@ class _Inspection:
             self.digests[name] = digest.hexdigest()
         if problem is not None:
             self.error("wrong_dtype", f"{name}: {problem}")
-        elif isinstance(policy, _PolicyIndices):
+        elif isinstance(policy, PolicyIndices):
             self.indices = policy
-        elif isinstance(policy, _PolicyValues):
+        elif isinstance(policy, PolicyValues):
             self.values = policy
         elif name in ARRAY_FACTS and ARRAY_FACTS[name].dtype == "object" and (other := kinds - {str}):
             self.error("wrong_dtype", f"{name} holds {other.pop().__name__}, expected text")
@@ -483,7 +480,7 @@ class _Inspection:
         if said is not None and (type(said) is not int or said < largest):
             self.error("bad_metadata", f"max_policy_index is {_shown(said)}, but index {largest} occurs")
 
-    def check_probabilities(self, values: _PolicyValues) -> None:
+    def check_probabilities(self, values: PolicyValues) -> None:
         if values.broken.count:
             detail = f"{values.broken.count} probabilities are NaN or infinite, {values.broken.where}"
             self.error("non_finite", f"policy_values: {detail}")
@@ -557,139 +554,6 @@ class _Inspection:
         unlisted = sorted(set(self.archive.names) - set(self.checksums) - {"data_checksums"})
         if unlisted and self.checksums:
             self.warn("no_checksums", f"no checksum is listed for {_listed(unlisted)}")
-
-
-class _Tally:
-    """How many values of an array are bad, and the first sample that has one."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.first = 0
-
-    def add(self, bad: npt.NDArray[np.bool_], start: int) -> None:
-        """Count a block's bad values; the block's first row is sample `start`."""
-        found = int(np.count_nonzero(bad))
-        if found and not self.count:
-            row_size = bad.size // len(bad)
-            self.first = start + int(np.argmax(bad.ravel())) // row_size
-        self.count += found
-
-    def add_at(self, rows: npt.NDArray[np.int64], start: int) -> None:
-        """Count one bad value for each of the block's `rows`, which ascend."""
-        if rows.size and not self.count:
-            self.first = start + int(rows[0])
-        self.count += rows.size
-
-    @property
-    def where(self) -> str:
-        return f"first in sample {self.first}"
-
-
-class _PolicyRows:
-    """Policy rows, block by block, in either form RingRift writes: (N, K) numbers, or (N,) arrays of any length.
-
-    Of each sample only the length of its row is kept.
-    """
-
-    target: ClassVar[np.dtype[Any]]
-
-    def __init__(self) -> None:
-        self.samples = 0
-        self._lengths: list[Counts] = []
-
-    def lengths(self) -> Counts:
-        """The number of entries of each sample."""
-        return np.concatenate(self._lengths) if self._lengths else np.empty(0, np.int32)
-
-    def add(self, block: list[Any], shape: tuple[int, ...]) -> None:
-        """Take the next elements of an array of this shape. Raises TypeError for what is not a number of the right kind."""
-        if len(shape) == 1:
-            rows = [_row(item, self.target) for item in block]
-            lengths = np.fromiter(map(len, rows), np.int32, len(rows))
-            entries = np.concatenate(rows, dtype=self.target, casting="unsafe") if rows else np.empty(0, self.target)
-        else:
-            entries = _numbers(block, self.target)
-            lengths = np.full(len(block) // prod(shape[1:]) if block else 0, prod(shape[1:]), np.int32)
-        self.judge(entries, lengths)
-        self._lengths.append(lengths)
-        self.samples += len(lengths)
-
-    def judge(self, entries: npt.NDArray[Any], lengths: Counts) -> None:
-        """Look at the entries of the next samples."""
-        raise NotImplementedError
-
-
-class _PolicyIndices(_PolicyRows):
-    """Which moves; `size` is how many the board has."""
-
-    target = np.dtype(np.int64)
-
-    def __init__(self, size: int | None) -> None:
-        super().__init__()
-        self.size = size
-        self.outside = self.worst = self.worst_sample = 0
-        self.largest: int | None = None
-
-    def judge(self, entries: npt.NDArray[Any], lengths: Counts) -> None:
-        """Count what is outside the board's policy."""
-        if self.size is None or not entries.size:
-            return
-        largest = int(entries.max())
-        self.largest = largest if self.largest is None else max(self.largest, largest)
-        outside = np.flatnonzero((entries < 0) | (entries >= self.size))
-        if outside.size and not self.outside:
-            self.worst = int(entries[outside[0]])
-            self.worst_sample = self.samples + int(np.searchsorted(np.cumsum(lengths), outside[0], side="right"))
-        self.outside += outside.size
-
-
-class _PolicyValues(_PolicyRows):
-    """The probabilities of these moves."""
-
-    target = np.dtype(np.float64)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.broken = _Tally()
-        self.wrong = _Tally()
-        self.wrong_sum = 0.0
-
-    def judge(self, entries: npt.NDArray[Any], lengths: Counts) -> None:
-        """Count what is no probability, and the samples whose probabilities do not sum to 1."""
-        if not len(lengths):
-            return
-        samples = np.repeat(np.arange(len(lengths)), lengths)
-        broken = ~np.isfinite(entries)
-        self.broken.add_at(samples[broken], self.samples)
-        sums = np.bincount(samples, weights=entries, minlength=len(lengths))
-        with np.errstate(invalid="ignore"):
-            wrong = np.abs(sums - 1.0) > POLICY_SUM_TOLERANCE
-        wrong[samples[entries < 0]] = True
-        wrong[samples[broken]] = False
-        found = np.flatnonzero(wrong)
-        if found.size and not self.wrong.count:
-            self.wrong_sum = float(sums[found[0]])
-        self.wrong.add_at(found, self.samples)
-
-
-def _row(item: Any, target: np.dtype[Any]) -> npt.NDArray[Any]:
-    if not isinstance(item, np.ndarray):
-        return _numbers(list(item) if isinstance(item, list | tuple) else [item], target)
-    if item.ndim != 1 or item.dtype.kind not in ("iu" if target.kind == "i" else "fiu"):
-        raise TypeError(f"a row is a {item.ndim}-d {item.dtype} array")
-    return item
-
-
-def _numbers(items: list[Any], target: np.dtype[Any]) -> npt.NDArray[Any]:
-    allowed = (int, np.integer) if target.kind == "i" else (int, float, np.integer, np.floating)
-    for kind in set(map(type, items)):
-        if not issubclass(kind, allowed) or kind is bool:
-            wanted = "an integer" if target.kind == "i" else "a number"
-            raise TypeError(f"an entry is a {kind.__name__}, expected {wanted}")
-    try:
-        return np.array(items, target)
-    except OverflowError:
-        raise TypeError("an entry is too large for any policy") from None
 
 
 def _finite(block: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:
