@@ -264,7 +264,9 @@ class _Run:
                 ended += self._news.get_nowait()
         except Empty:
             pass
-        # What was ordered once more, as it became more urgent, is told of twice: the first time counts, whichever order it was of.
+        # What was ordered once more, as it became more urgent, is told of twice: the first time counts, whichever order it was of,
+        # and at the same time the one that moved it.
+        ended.sort(key=lambda each: -each.brought.bytes)
         mine = [replace(each, operation=held) for each in ended if (held := self._held.pop(each.operation.id, None)) is not None]
         self._record(mine)
         return bool(mine)

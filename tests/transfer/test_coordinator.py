@@ -219,7 +219,8 @@ def test_what_becomes_urgent_on_its_way_goes_on_as_that(tmp_path: Path) -> None:
             ordered = agent.get(field.get(operation).order_id or "")
             assert ordered is not None and ordered.priority == Priority.CRITICAL
             report = run.result(90)
-        assert [(row.operation, row.state, row.bytes) for row in report.rows] == [(operation.id, State.DONE, 40 * MB)]
+        assert [(row.operation, row.state) for row in report.rows] == [(operation.id, State.DONE)]
+        assert report.rows[0].bytes in (40 * MB, 0), "0 if the second order is heard of first: it found the item there"
         ended = field.get(operation)
         assert (ended.leases, ended.attempts, ended.priority) == (before.leases + 1, 0, Priority.CRITICAL)
         assert list(field.held("n2").values()) == [sha256] and field.agrees()
