@@ -216,8 +216,8 @@ def test_what_becomes_urgent_on_its_way_goes_on_as_that(tmp_path: Path) -> None:
             before = field.get(operation)
             field.submit(sha256, "n2", Priority.CRITICAL, size=40 * MB)
             assert wait_until(lambda: (field.get(operation).order_id or before.order_id) != before.order_id)
-            ordered = agent.get(field.get(operation).order_id or "")
-            assert ordered is not None and ordered.priority == Priority.CRITICAL
+            order = field.get(operation).order_id or ""  # the queue knows it before the agent does
+            assert wait_until(lambda: (told := agent.get(order)) is not None and told.priority == Priority.CRITICAL)
             report = run.result(90)
         assert [(row.operation, row.state) for row in report.rows] == [(operation.id, State.DONE)]
         assert report.rows[0].bytes in (40 * MB, 0), "0 if the second order is heard of first: it found the item there"
