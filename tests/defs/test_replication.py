@@ -169,6 +169,16 @@ def pair(home: Home, tmp_path: Path) -> Iterator[dict[str, RunningAgent]]:
         yield {"gpu-1": first, "gpu-2": second}
 
 
+def carried_out(location: dg.Definitions, instance: dg.DagsterInstance, tags: dict[str, str]) -> dg.ExecuteInProcessResult:
+    """A replication run of `gpu-2` that waits for nothing more."""
+    return location.resolve_job_def("replication_job").execute_in_process(
+        instance=instance,
+        partition_key="gpu-2",
+        tags=tags,
+        run_config=QUIET | {"ops": {"host_replicas": {"config": {"idle_seconds": 0}}}},
+    )
+
+
 def test_a_run_brings_what_was_asked_for_and_says_how(
     pair: dict[str, RunningAgent], store: Store, location: dg.Definitions, instance: dg.DagsterInstance
 ) -> None:
@@ -179,12 +189,7 @@ def test_a_run_brings_what_was_asked_for_and_says_how(
     number = ask_for(store, "gpu-2", Priority.CRITICAL, sha256)
     instance.add_dynamic_partitions("hosts", ["gpu-1", "gpu-2"])
 
-    result = location.resolve_job_def("replication_job").execute_in_process(
-        instance=instance,
-        partition_key="gpu-2",
-        tags=tags_of("gpu-2", Priority.CRITICAL),
-        run_config=QUIET | {"ops": {"host_replicas": {"config": {"idle_seconds": 0}}}},
-    )
+    result = carried_out(location, instance, tags_of("gpu-2", Priority.CRITICAL))
 
     assert get(store, number).state == State.DONE
     copies = {copy.location: copy.path for copy in where(store, sha256).reachable}
@@ -205,12 +210,7 @@ def test_a_host_that_does_not_answer_is_no_proof_that_all_is_well(
     ask_for(store, "gpu-2", Priority.CRITICAL, file_sha256(NPZ))
     pair["gpu-2"].kill()
     instance.add_dynamic_partitions("hosts", ["gpu-1", "gpu-2"])
-    result = location.resolve_job_def("replication_job").execute_in_process(
-        instance=instance,
-        partition_key="gpu-2",
-        tags=tags_of("gpu-2", Priority.CRITICAL),
-        run_config=QUIET | {"ops": {"host_replicas": {"config": {"idle_seconds": 0}}}},
-    )
+    result = carried_out(location, instance, tags_of("gpu-2", Priority.CRITICAL))
     verdict = checks(result)["every_byte_verified"]
     assert not verdict.passed and "gpu-2" in str(verdict.description)
 
@@ -219,11 +219,7 @@ def test_a_run_with_nothing_to_do_materialises_nothing(
     pair: dict[str, RunningAgent], location: dg.Definitions, instance: dg.DagsterInstance
 ) -> None:
     instance.add_dynamic_partitions("hosts", ["gpu-2"])
-    result = location.resolve_job_def("replication_job").execute_in_process(
-        instance=instance,
-        partition_key="gpu-2",
-        run_config=QUIET | {"ops": {"host_replicas": {"config": {"idle_seconds": 0}}}},
-    )
+    result = carried_out(location, instance, {})
     assert result.success
     assert materialized(result) == {}
 
