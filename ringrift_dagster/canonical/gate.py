@@ -42,7 +42,7 @@ from ringrift_dagster.games.moves import (
 from ringrift_dagster.games.position import (
     COMPLETED,
     FAST_TERRITORY,
-    PLACEMENT_COUNTS,
+    LOOSE_PLACEMENT,
     Position,
     UnreadableState,
     empty_position,
@@ -74,8 +74,8 @@ REASONS: tuple[str, ...] = (
 TOLERANCES: dict[int, str] = {
     0: "rule",
     FAST_TERRITORY: "fast_territory",
-    PLACEMENT_COUNTS: "placement_counts",
-    FAST_TERRITORY | PLACEMENT_COUNTS: "fast_territory+placement_counts",
+    LOOSE_PLACEMENT: "loose_placement",
+    FAST_TERRITORY | LOOSE_PLACEMENT: "fast_territory+loose_placement",
 }
 """What a game may be legal under throughout, in the order in which it is asked (docs/decisions/0018); 0 is the rule."""
 

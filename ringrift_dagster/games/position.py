@@ -21,11 +21,12 @@ SEATS = 5
 STATUSES = ("active", "completed", "abandoned")
 ACTIVE, COMPLETED, ABANDONED = range(3)
 
-FAST_TERRITORY, PLACEMENT_COUNTS = 1, 2
+FAST_TERRITORY, LOOSE_PLACEMENT = 1, 2
 """Bits of `tolerance`, the shortcuts of RingRift's Python engine under which games were recorded (docs/decisions/0018).
 
-FAST_TERRITORY: a region closed off by collapsed spaces and edges alone must not contain markers. PLACEMENT_COUNTS: where some
-number of rings may be placed, so may every lower number. 0 is the rule.
+FAST_TERRITORY: a region closed off by collapsed spaces and edges alone must not contain markers. LOOSE_PLACEMENT: where some
+number of rings may be placed, so may every lower number; placement may be skipped for a stack that could only land on another
+stack. 0 is the rule.
 """
 
 _CELLS = max(board.cells for board in BOARDS.values())
