@@ -96,7 +96,7 @@ def _captures_somewhere(topology, position, origin, height, cap, landing_limit):
 @compiled
 def captures_from(topology, position, origin):
     """Whether the stack at `origin` has any capture."""
-    return _captures_somewhere(topology, position, origin, position.height[origin], position.cap[origin], topology.size)
+    return _captures_somewhere(topology, position, origin, position.height[origin], position.cap[origin], topology.width)
 
 
 @compiled
@@ -141,7 +141,7 @@ def most_rings_at(topology, position, player, cell):
     while count > 0:
         cap = count + (position.cap[cell] if position.owner[cell] == player else 0)
         if _moves_somewhere(topology, position, cell, height + count, False) or _captures_somewhere(
-            topology, position, cell, height + count, cap, topology.size
+            topology, position, cell, height + count, cap, topology.width
         ):
             return count
         count -= 1
