@@ -134,12 +134,10 @@ def _legal_lines(tables, position, row, cells, out):
 
 def _ask_lines(tables: Topology, position: Position) -> set[Key]:
     out = np.zeros((10_000, 5), dtype=np.int64)
-    cells = np.zeros(2 * int(tables["size"]), dtype=np.int64)
+    cells = np.zeros(2 * int(tables.width), dtype=np.int64)
     count = _legal_lines(tables, position, new_row(position, MoveType.PROCESS_LINE), cells, out)
     answers = out[:count].tolist()
     runs = [(_ray(tables, first, direction)[:length], start, stop) for first, direction, length, start, stop in answers]
-        (_ray(tables, first, direction)[:length], start, stop) for first, direction, length, start, stop in out[:count].tolist()
-    ]
     return {("line", tuple(sorted(run)), tuple(sorted(run[start:stop]))) for run, start, stop in runs}
 
 

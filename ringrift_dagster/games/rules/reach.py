@@ -97,7 +97,7 @@ def _captures_somewhere(topology, position, origin, height, cap, landing_limit):
 @compiled
 def captures_from(topology, position, origin):
     """Whether the stack at `origin` has any capture."""
-    return _captures_somewhere(topology, position, origin, position.height[origin], position.cap[origin], topology.size)
+    return _captures_somewhere(topology, position, origin, position.height[origin], position.cap[origin], topology.width)
 
 
 @compiled
@@ -148,7 +148,7 @@ def acts_after_placing(topology, position, player, cell, count):
     height = position.height[cell] + count
     cap = count + (position.cap[cell] if position.owner[cell] == player else 0)
     return _moves_somewhere(topology, position, cell, height, False) or _captures_somewhere(
-        topology, position, cell, height, cap, topology.size
+        topology, position, cell, height, cap, topology.width
     )
 
 
