@@ -2,8 +2,9 @@
 
 The vectors (`tests/data/contract_vectors`, MIT, see LICENSE there) are RingRift's `tests/fixtures/contract-vectors/v2`. The keys of
 their assertions mean what RingRift's runners take them for (`validateAgainstAssertions`), and as in these, a vector that expects
-status `complete` lets the host record `no_line_action` and `no_territory_action` where nothing else is legal. What RingRift's runners do not check is checked here too: whether the move is legal, and the deltas of
-S = markers + collapsed spaces + eliminated rings.
+status `complete` lets the host record `no_line_action` and `no_territory_action` where nothing else is legal. What RingRift's
+runners do not check is checked here too: whether the move is legal, and the deltas of S = markers + collapsed spaces +
+eliminated rings.
 
 Some vectors are older than the rules. RingRift's runner does not notice: `processTurn` applies moves that `getValidMoves` does not
 list. Each of these is in CONTRADICTIONS with what the rules say instead; all of it was compared with what RingRift's TypeScript
