@@ -192,7 +192,7 @@ CONTRADICTIONS: dict[str, Contradiction] = {
     "multi_phase.full_sequence_with_territory_hex": Contradiction(_OFF_BOARD, unreadable="7,7,-14", beyond_repair=True),
     "territory.forced_elimination.simple_hexagonal": Contradiction(_OFF_BOARD, unreadable="3,3,0", beyond_repair=True),
     "territory_line.overlong_line.step1.square8": Contradiction(
-        "process_line does nothing to an overlength line in TypeScript and collapses all of it in Python, which records games",
+        "process_line collapses a whole overlength line in Python and in TypeScript's replays, but nothing in its games",
         ours={"markerCount": 0},
     ),
 }
