@@ -483,6 +483,8 @@ console.warn = (...text) => {
 };
 console.log = (...text) => process.stderr.write(`${text.join(' ')}\n`);
 
+process.stdout.on('error', (problem) => process.exit(problem.code === 'EPIPE' ? 0 : 1));
+
 async function write(text) {
   if (!process.stdout.write(`${text}\n`)) await new Promise((resolve) => process.stdout.once('drain', resolve));
 }
