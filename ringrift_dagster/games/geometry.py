@@ -99,12 +99,8 @@ def topology(board: str) -> Topology:
     lines = _HEX_LINES if spec.hexagonal else _SQUARE_LINES
     cells = spec.cells
     tables = np.zeros(1, dtype=TOPOLOGY).view(np.recarray)[0]
-<<<<<<< HEAD
-    tables.cells, tables.lines, tables.size, tables.hexagonal = cells, len(lines), spec.size, spec.hexagonal
-    tables.zero = at.cell_of[(0, 0)]
-=======
     tables.cells, tables.lines, tables.width, tables.hexagonal = cells, len(lines), spec.size, spec.hexagonal
->>>>>>> wt-faults
+    tables.zero = at.cell_of[(0, 0)]
     _fill_neighbours(tables.ray, at.cell_of, steps)
     _fill_neighbours(tables.touching, at.cell_of, touching)
     _fill_neighbours(tables.border, at.cell_of, () if board == "hexagonal" else _SQUARE_STEPS)
