@@ -24,14 +24,14 @@ from ringrift_dagster.games.config import Config
 from ringrift_dagster.games.database import MIN_MOVES
 from ringrift_dagster.games.digest import game_digest
 from ringrift_dagster.games.fingerprint import buffer_for, hash_position, hash_text_of
-from ringrift_dagster.games.geometry import topology
+from ringrift_dagster.games.geometry import NO_CELL, topology
 from ringrift_dagster.games.move_records import as_recorded, move_record
 from ringrift_dagster.games.moves import MoveType, PackedMoves, Phase
 from ringrift_dagster.games.position import COMPLETED, STATUSES, Position, empty_position
 from ringrift_dagster.games.replay import positions
 from ringrift_dagster.games.rules.turns import Ending, ending_of
 from ringrift_dagster.games.schema18 import SCHEMA, SCHEMA_VERSION
-from ringrift_dagster.games.states import state_json
+from ringrift_dagster.games.states import Capture, state_json
 
 SOURCE = "ringrift_dagster_selfplay"
 SNAPSHOT_INTERVAL = 20
@@ -85,9 +85,10 @@ class Seat:
 class PlayedGame:
     """A finished game from the canonical starting position.
 
-    `players` are in the order of the seats. `probabilities` and `search_stats` are by index of the move: what a search thought
-    of the legal moves (see `move_records.move_probabilities`), and anything else it has to tell. `think_ms`, if given, has an
-    entry for every move. Times are UTC; naive ones are taken as such. `metadata` is kept with the game as it is.
+    `players` are in the order of the seats whose moves they chose; `swap_sides` changes nothing in it. `probabilities` and
+    `search_stats` are by index of the move: what a search thought of the legal moves (see
+    `move_records.move_probabilities`), and anything else it has to tell. `think_ms`, if given, has an entry for every move.
+    Times are UTC; naive ones are taken as such. `metadata` is kept with the game as it is.
     """
 
     game_id: str
@@ -147,8 +148,11 @@ def _replayed(game: PlayedGame, moves: PackedMoves, position: Position, digest: 
     clock = _clock(game, len(moves))
     difficulties = [seat.difficulty for seat in game.players]
 
+    captures: list[Capture] = []
+
     def state(at: str) -> str:
-        return orjson.dumps(state_json(config, position, created=clock[0], last_move=at, difficulties=difficulties)).decode()
+        state = state_json(config, position, created=clock[0], last_move=at, difficulties=difficulties, captures=captures)
+        return orjson.dumps(state).decode()
 
     def situation() -> tuple[str, str, str, str]:
         hashed = hash_text_of(int(hash_position(tables, position, buffer)))
@@ -168,6 +172,7 @@ def _replayed(game: PlayedGame, moves: PackedMoves, position: Position, digest: 
         on_stack = bool(kind == MoveType.PLACE_RING and to >= 0 and position.height[to] > 0)
         next(replay)
         after = situation()
+        captures = [*captures, (row[m.ORIGIN], row[m.TARGET], to)] if position.chain != NO_CELL else []
         if player != mover:
             turn, mover = turn + 1, player
         think = int(game.think_ms[index]) if game.think_ms is not None else 0

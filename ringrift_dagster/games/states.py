@@ -17,22 +17,33 @@ from ringrift_dagster.games.move_records import points
 from ringrift_dagster.games.moves import Phase
 from ringrift_dagster.games.position import STATUSES, Position
 
+Capture = tuple[int, int, int]
+"""Origin, target and landing cell."""
+
 _SECONDS_TO_THINK = 600
 _PHASE_NAMES = tuple(phase.name.lower() for phase in Phase)
 
 
 def state_json(
-    config: Config, position: Position, *, created: str, last_move: str, difficulties: Sequence[int | None] | None = None
+    config: Config,
+    position: Position,
+    *,
+    created: str,
+    last_move: str,
+    difficulties: Sequence[int | None] | None = None,
+    captures: Sequence[Capture] = (),
 ) -> dict[str, Any]:
     """A position as RingRift's GameState; `read_position` gives it back with the same fingerprint.
 
-    `created` and `last_move` are ISO times, `difficulties` those of the players in order. The move history stays empty: no
-    reader of stored states needs it, and with it states grow with the length of the game. So does what only the history
-    tells: how the moves of the turn under way began, and which of a capture chain's captures led to where it stands.
+    `created` and `last_move` are ISO times, `difficulties` those of the players in order, `captures` the ones that the chain
+    under way consists of so far. The move history stays empty: no reader of stored states needs it, and with it states grow
+    with the length of the game.
     """
     seats = range(1, config.players + 1)
     eliminated = {str(seat): int(position.eliminated[seat]) for seat in seats if position.eliminated[seat]}
     keys = coordinates(config.board).key_of
+    # Swapping sides swaps who the players are, not what they have (R180).
+    names = {1: 2, 2: 1} if position.swapped else {}
     return {
         "id": "self-play",
         "boardType": config.board,
@@ -40,8 +51,8 @@ def state_json(
         "board": _board(config, position, eliminated),
         "players": [
             {
-                "id": f"p{seat}",
-                "username": f"AI {seat}",
+                "id": f"p{names.get(seat, seat)}",
+                "username": f"AI {names.get(seat, seat)}",
                 "type": "ai",
                 "playerNumber": seat,
                 "isReady": True,
@@ -69,7 +80,7 @@ def state_json(
         "victoryThreshold": int(position.victory_threshold),
         "territoryVictoryThreshold": int(position.territory_minimum),
         "territoryVictoryMinimum": None,
-        "chainCaptureState": None if position.chain == NO_CELL else _chain(config, position),
+        "chainCaptureState": None if position.chain == NO_CELL else _chain(config, position, captures),
         "mustMoveFromStackKey": None if position.must_move == NO_CELL else keys[position.must_move],
         "zobristHash": None,
         "lpsRoundIndex": 0,
@@ -112,13 +123,16 @@ def _board(config: Config, position: Position, eliminated: dict[str, int]) -> di
     }
 
 
-def _chain(config: Config, position: Position) -> dict[str, Any]:
-    standing = points(config.board)[position.chain]
+def _chain(config: Config, position: Position, captures: Sequence[Capture]) -> dict[str, Any]:
+    where, keys = points(config.board), coordinates(config.board).key_of
     return {
         "playerNumber": int(position.player),
-        "startPosition": standing,
-        "currentPosition": standing,
-        "segments": [],
+        "startPosition": where[captures[0][0] if captures else position.chain],
+        "currentPosition": where[position.chain],
+        "segments": [
+            {"from": where[origin], "target": where[target], "landing": where[landing], "capturedCapHeight": 0}
+            for origin, target, landing in captures
+        ],
         "availableMoves": [],
-        "visitedPositions": [coordinates(config.board).key_of[position.chain]],
+        "visitedPositions": [keys[origin] for origin, _, _ in captures],
     }
