@@ -246,19 +246,12 @@ def _player_rows(game: PlayedGame, end: Position) -> list[tuple[Any, ...]]:
 
 
 def _progress(config: Config, position: Position) -> str:
-    return orjson.dumps(
-        {
-            "players": [
-                {
-                    "playerNumber": seat,
-                    "eliminatedRings": int(position.eliminated[seat]),
-                    "territorySpaces": int(position.territory[seat]),
-                    "ringsInHand": int(position.hand[seat]),
-                }
-                for seat in range(1, config.players + 1)
-            ]
-        }
-    ).decode()
+    counts = zip(position["eliminated"].tolist(), position["territory"].tolist(), position["hand"].tolist(), strict=True)
+    players = [
+        {"playerNumber": seat, "eliminatedRings": eliminated, "territorySpaces": territory, "ringsInHand": hand}
+        for seat, (eliminated, territory, hand) in enumerate(counts)
+    ]
+    return orjson.dumps({"players": players[1 : config.players + 1]}).decode()
 
 
 def _json(value: object) -> str | None:
