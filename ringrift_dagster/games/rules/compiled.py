@@ -15,7 +15,7 @@ import numba
 from numba.core import config as numba_config
 
 _PACKAGE = Path(__file__).resolve().parents[2]
-_SOURCES = ("games/*.py", "games/rules/*.py", "datasets/features.py", "datasets/labels.py")
+_SOURCES = ("games/*.py", "games/rules/*.py", "ai/seeds.py", "ai/policies/*.py", "datasets/features.py", "datasets/labels.py")
 
 
 def _cache_directory() -> Path:

@@ -1,0 +1,1 @@
+"""AI: the registry of AI types, seeds, policies and self-play on top of the rules."""
