@@ -10,6 +10,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from ringrift_dagster.games.database import GameDatabase, GameRecord
 from ringrift_dagster.home import Home
@@ -19,6 +20,10 @@ from tests.s3_servers import Proxy, S3Server, moto_server, new_bucket, proxy_bef
 
 DATA = Path(__file__).parent / "data"
 _NUMBERS = count(1)
+
+# On a busy machine Hypothesis would fail a test for how long an example took.
+settings.register_profile("no pace", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("no pace")
 
 
 @pytest.fixture(scope="session")

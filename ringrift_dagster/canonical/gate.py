@@ -41,15 +41,18 @@ from ringrift_dagster.games.moves import (
 )
 from ringrift_dagster.games.position import (
     COMPLETED,
+    FAST_TERRITORY,
+    PLACEMENT_COUNTS,
     Position,
     UnreadableState,
     empty_position,
     read_position,
 )
 from ringrift_dagster.games.replay import replay
+from ringrift_dagster.games.rules.compiled import engine
 from ringrift_dagster.games.rules.legality import CONTRACT, FAULT_TEXT, Fault
 
-RULES_VERSION = "canonical-2"
+RULES_VERSION = "canonical-3"
 """Changes whenever the same game could get another verdict; old verdicts then no longer count."""
 
 REASONS: tuple[str, ...] = (
@@ -68,6 +71,14 @@ REASONS: tuple[str, ...] = (
 )
 """Why a game is rejected, in the order in which the questions are asked."""
 
+TOLERANCES: dict[int, str] = {
+    0: "rule",
+    FAST_TERRITORY: "fast_territory",
+    PLACEMENT_COUNTS: "placement_counts",
+    FAST_TERRITORY | PLACEMENT_COUNTS: "fast_territory+placement_counts",
+}
+"""What a game may be legal under throughout, in the order in which it is asked (docs/decisions/0018); 0 is the rule."""
+
 HOLDOUT_SOURCES = ("tournament", "gauntlet", "eval", "holdout")
 """Games whose recorded source names one of these are kept for evaluation and never trained on."""
 
@@ -85,7 +96,13 @@ class GameVerdict:
     detail: str | None = None
     moves: int = 0
     hashes_checked: int = 0
+    tolerance: int = 0
     reused: bool = False
+
+    @property
+    def variant(self) -> str:
+        """What a canonical game is legal under: the rule, or which shortcuts of RingRift's Python engine."""
+        return TOLERANCES[self.tolerance]
 
     def rejection(self) -> dict[str, Any]:
         """The entry of a rejected game in a report."""
@@ -123,6 +140,7 @@ class DatabaseVerdict:
     rejected: list[dict[str, Any]] = field(default_factory=list)
     moves: int = 0
     hashes_checked: int = 0
+    variants: dict[str, int] = field(default_factory=dict)
     evidence: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -186,11 +204,7 @@ class Gate:
         claims = _claims(record)
         stored = self._store.get(digest, claims, RULES_VERSION) if self._store else None
         if stored is None:
-            try:
-                checked = _replay(record, config, start, moves)
-                stored = StoredVerdict(None, None, None, len(moves), checked)
-            except _Rejected as rejected:
-                stored = StoredVerdict(rejected.reason, rejected.move, rejected.detail[:300], len(moves), 0)
+            stored = _judge(record, config, start, moves)
             if self._store:
                 self._store.put(digest, claims, RULES_VERSION, stored)
             reused = False
@@ -204,8 +218,26 @@ class Gate:
             stored.detail,
             stored.moves,
             stored.hashes_checked,
+            stored.tolerance,
             reused,
         )
+
+
+def _judge(record: GameRecord, config: Config, start: Position, moves: PackedMoves) -> StoredVerdict:
+    """Replay under the rule, then under each tolerated variant; a game that none accepts is rejected as the rule does."""
+    rejection: _Rejected | None = None
+    for tolerance in TOLERANCES:
+        position = empty_position(config, swap_rule=bool(start.swap_rule), tolerance=tolerance)
+        try:
+            checked = _replay(record, config, position, moves)
+        except _Rejected as rejected:
+            rejection = rejection or rejected
+            if rejected.reason == "unreadable":
+                break
+        else:
+            return StoredVerdict(None, None, None, len(moves), checked, tolerance, engine())
+    assert rejection is not None
+    return StoredVerdict(rejection.reason, rejection.move, rejection.detail[:300], len(moves), 0, 0, engine())
 
 
 def _admit(record: GameRecord) -> Config:
@@ -260,8 +292,7 @@ def _starting_position(record: GameRecord, config: Config) -> Position:
         override = options.get(name) if isinstance(options, dict) else None
         if override is not None and override != canonical:
             raise _Rejected("wrong_config", f"rulesOptions.{name} is {str(override)[:20]}, canonical is {canonical}")
-    start = empty_position(config)
-    start.swap_rule = position.swap_rule
+    start = empty_position(config, swap_rule=bool(position.swap_rule))
     position.lps_mask[:] = 0  # recorded games begin with a leftover here; with no round under way it decides nothing
     if position.tobytes() != start.tobytes():
         raise _Rejected("wrong_config", "the game does not begin at the canonical starting position")
@@ -414,6 +445,7 @@ def _verify_one(path: Path, gate: Gate, wanted: Config | None, progress: Progres
     report = DatabaseVerdict(str(path))
     found: Counter[str] = Counter()
     configs: Counter[str] = Counter()
+    variants: Counter[str] = Counter()
     accepted: list[str] = []
     try:
         with GameDatabase(path) as database:
@@ -428,6 +460,8 @@ def _verify_one(path: Path, gate: Gate, wanted: Config | None, progress: Progres
                 if wanted is not None and verdict.reason is None and judged.config != wanted:
                     verdict = GameVerdict(verdict.game_id, verdict.digest, "wrong_config", detail=f"not a {wanted.key} game")
                 found[verdict.reason or "canonical"] += 1
+                if verdict.reason is None:
+                    variants[verdict.variant] += 1
                 report.moves += verdict.moves
                 report.hashes_checked += verdict.hashes_checked
                 if verdict.reason is not None:
@@ -446,6 +480,7 @@ def _verify_one(path: Path, gate: Gate, wanted: Config | None, progress: Progres
         )
     report.config = next(iter(configs)) if len(configs) == 1 else None
     report.reasons = {reason: found[reason] for reason in REASONS if found[reason]}
+    report.variants = {name: variants[name] for name in TOLERANCES.values() if variants[name]}
     report.games = {
         "total": sum(found.values()),
         "canonical": found["canonical"],

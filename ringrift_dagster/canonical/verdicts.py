@@ -24,21 +24,32 @@ CREATE TABLE IF NOT EXISTS verdicts (
     detail TEXT,
     moves INTEGER NOT NULL,
     hashes_checked INTEGER NOT NULL,
+    tolerance INTEGER NOT NULL DEFAULT 0,
+    judged_by TEXT,
     judged_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ', 'now')),
     PRIMARY KEY (digest, claims, rules_version)
 ) WITHOUT ROWID
 """
+_VALUES = "reason, move_number, detail, moves, hashes_checked, tolerance, judged_by"
+_LATER_COLUMNS = {"tolerance": "INTEGER NOT NULL DEFAULT 0", "judged_by": "TEXT"}
+"""Columns that files made by earlier releases lack."""
 
 
 @dataclass(frozen=True)
 class StoredVerdict:
-    """What the gate found; `reason` None means canonical."""
+    """What the gate found; `reason` None means canonical.
+
+    `tolerance` says which shortcuts of RingRift's Python engine the game needs to be legal (`position.py`), `judged_by` what ran
+    the rules.
+    """
 
     reason: str | None
     move_number: int | None
     detail: str | None
     moves: int
     hashes_checked: int
+    tolerance: int = 0
+    judged_by: str | None = None
 
 
 class VerdictStore:
@@ -68,8 +79,7 @@ class VerdictStore:
         if pending := self._pending.get((digest, claims, rules_version)):
             return pending
         row = self._connection.execute(
-            "SELECT reason, move_number, detail, moves, hashes_checked FROM verdicts "
-            "WHERE digest = ? AND claims = ? AND rules_version = ?",
+            f"SELECT {_VALUES} FROM verdicts WHERE digest = ? AND claims = ? AND rules_version = ?",
             (digest, claims, rules_version),
         ).fetchone()
         return StoredVerdict(*row) if row else None
@@ -89,8 +99,7 @@ class VerdictStore:
             return
         with self._connection:
             self._connection.executemany(
-                "INSERT OR IGNORE INTO verdicts (digest, claims, rules_version, reason, move_number, detail, moves, "
-                "hashes_checked) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                f"INSERT OR IGNORE INTO verdicts (digest, claims, rules_version, {_VALUES}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [(*key, *astuple(verdict)) for key, verdict in self._pending.items()],
             )
         self._pending.clear()
@@ -103,6 +112,7 @@ def _open(path: Path) -> sqlite3.Connection:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(_SCHEMA)
+            _add_later_columns(connection)
             return connection
         except sqlite3.OperationalError as error:
             # SQLite's own waiting does not cover the switch to WAL, which two processes may want of a new file at once.
@@ -110,3 +120,15 @@ def _open(path: Path) -> sqlite3.Connection:
                 connection.close()
                 raise
             time.sleep(0.02)
+
+
+def _add_later_columns(connection: sqlite3.Connection) -> None:
+    """Bring a file of an earlier release up to date; one of two processes that do so at once sees that the other was first."""
+    present = {row[1] for row in connection.execute("PRAGMA table_info(verdicts)")}
+    for name, declaration in _LATER_COLUMNS.items():
+        if name not in present:
+            try:
+                connection.execute(f"ALTER TABLE verdicts ADD COLUMN {name} {declaration}")
+            except sqlite3.OperationalError as error:
+                if "duplicate column" not in str(error):
+                    raise

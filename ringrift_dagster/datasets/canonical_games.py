@@ -30,7 +30,7 @@ from ringrift_dagster.games.config import Config, parse_config
 from ringrift_dagster.games.database import DatabaseUnreadable, GameDatabase, file_sha256
 from ringrift_dagster.games.geometry import coordinates
 from ringrift_dagster.games.moves import PackedMoves, pack
-from ringrift_dagster.games.position import empty_position
+from ringrift_dagster.games.position import Position, empty_position
 from ringrift_dagster.home import Home
 
 _GAMES_PER_FILE = 2_000
@@ -59,6 +59,7 @@ GAMES = pa.schema(
         ("winner", pa.int8()),
         ("total_moves", pa.int32()),
         ("swap_rule", pa.bool_()),
+        ("tolerance", pa.int8()),
         ("hashes_checked", pa.int32()),
         ("initial_state", pa.binary()),
         *[(name, pa.string()) for name in _STRING_COLUMNS],
@@ -87,6 +88,7 @@ class CanonicalGame:
     row: Mapping[str, Any]
     moves: PackedMoves
     swap_rule: bool
+    tolerance: int = 0
     probabilities: Mapping[int, bytes] = field(default_factory=dict)
 
     @classmethod
@@ -95,7 +97,13 @@ class CanonicalGame:
         if judged.verdict.reason is not None or judged.verdict.digest is None or judged.moves is None:
             raise ValueError(f"game {judged.record.game_id} is not canonical")
         record = judged.record
-        return cls(judged.verdict.digest, record.row, judged.moves, judged.swap_rule, record.probabilities)
+        return cls(
+            judged.verdict.digest, record.row, judged.moves, judged.swap_rule, judged.verdict.tolerance, record.probabilities
+        )
+
+    def start(self, config: Config) -> Position:
+        """The position in which the game begins, under what it was judged by."""
+        return empty_position(config, swap_rule=self.swap_rule, tolerance=self.tolerance)
 
     @property
     def time(self) -> str | None:
@@ -266,11 +274,10 @@ def stored_games(config: Config, home: Home) -> Iterator[CanonicalGame]:
             for row in batch.to_pylist():
                 records, probabilities = moves.take(row["digest"], row["total_moves"])
                 packed = pack(records, at)
-                start = empty_position(config)
-                start.swap_rule = row["swap_rule"]
-                if game_digest(config, start, packed) != row["digest"]:
+                game = CanonicalGame(row["digest"], row, packed, row["swap_rule"], row["tolerance"], probabilities)
+                if game_digest(config, game.start(config), packed) != row["digest"]:
                     raise CorruptStore(path, f"game {row['game_id']} is not what was stored")
-                yield CanonicalGame(row["digest"], row, packed, row["swap_rule"], probabilities)
+                yield game
 
 
 class CorruptStore(Exception):
@@ -444,6 +451,7 @@ def _game_row(judged: JudgedGame) -> dict[str, Any]:
         "winner": record.row.get("winner"),
         "total_moves": len(record.moves),
         "swap_rule": judged.swap_rule,
+        "tolerance": judged.verdict.tolerance,
         "hashes_checked": judged.verdict.hashes_checked,
         "initial_state": record.initial_state,
         **{column: _text(record.row.get(column)) for column in _STRING_COLUMNS},

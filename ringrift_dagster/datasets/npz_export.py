@@ -249,7 +249,7 @@ class _Taken:
     move_numbers: _Spool
     move_types: _Spool
     sizes: list[tuple[int, int]] = field(default_factory=list)  # (moves, listed cells) of each game
-    swap_rules: list[bool] = field(default_factory=list)
+    rules: list[tuple[bool, int]] = field(default_factory=list)  # (swap rule, tolerance) of each game
     counts: list[int] = field(default_factory=list)  # samples of each game
     totals: list[int] = field(default_factory=list)
     quality: list[float] = field(default_factory=list)
@@ -287,7 +287,7 @@ def _take_in(config: Config, games: Iterable[CanonicalGame], staging: Path, stac
         taken.move_numbers.append(numbers)
         taken.move_types.append(moves.rows[numbers, TYPE])
         taken.sizes.append((len(moves), len(moves.cells)))
-        taken.swap_rules.append(game.swap_rule)
+        taken.rules.append((game.swap_rule, game.tolerance))
         taken.counts.append(len(numbers))
         taken.totals.append(len(moves) if row.get("total_moves") is None else row["total_moves"])
         taken.quality.append(quality_score(row, len(moves)))
@@ -305,9 +305,7 @@ def _take_in(config: Config, games: Iterable[CanonicalGame], staging: Path, stac
 
 def _take_policy(config: Config, game: CanonicalGame, policy: NDArray[np.int32], numbers: NDArray[np.int64], taken: _Taken) -> None:
     """Spool the policy targets of a game: the move played, or a search's probabilities where these were recorded."""
-    start = empty_position(config)
-    start.swap_rule = game.swap_rule
-    soft = dict(soft_targets(config, start, game.moves, game.probabilities))
+    soft = dict(soft_targets(config, game.start(config), game.moves, game.probabilities))
     certain = np.ones(1, dtype=np.float32)
     targets = [soft.get(number, (policy[number : number + 1], certain)) for number in numbers.tolist()] if soft else []
     indices = np.concatenate([target[0] for target in targets]) if soft else policy[numbers]
@@ -456,8 +454,8 @@ def _encoded(
     for index, (moves, cells) in enumerate(taken.sizes):
         packed = PackedMoves(taken.rows.read(moves).astype(np.int64), taken.cells.read(cells)[:, 0].astype(np.int64))
         keep = policy_indices(config, packed) != NO_POLICY
-        start = empty_position(config)
-        start.swap_rule = taken.swap_rules[index]
+        swap_rule, tolerance = taken.rules[index]
+        start = empty_position(config, swap_rule=swap_rule, tolerance=tolerance)
         encoder = GameEncoder(config, start, packed)
         movers = np.empty(moves, dtype=np.uint8)
         game_phases = np.empty(moves, dtype=np.uint8)

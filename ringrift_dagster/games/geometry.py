@@ -52,6 +52,7 @@ TOPOLOGY = np.dtype(
         ("lines", np.int64),
         ("size", np.int64),  # edge of the bounding square
         ("hexagonal", np.int64),
+        ("zero", np.int64),  # the cell (0, 0), which RingRift records for moves without a place
     ],
     align=True,
 )
@@ -99,6 +100,7 @@ def topology(board: str) -> Topology:
     cells = spec.cells
     tables = np.zeros(1, dtype=TOPOLOGY).view(np.recarray)[0]
     tables.cells, tables.lines, tables.size, tables.hexagonal = cells, len(lines), spec.size, spec.hexagonal
+    tables.zero = at.cell_of[(0, 0)]
     _fill_neighbours(tables.ray, at.cell_of, steps)
     _fill_neighbours(tables.touching, at.cell_of, touching)
     _fill_neighbours(tables.border, at.cell_of, () if board == "hexagonal" else _SQUARE_STEPS)

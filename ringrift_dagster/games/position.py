@@ -21,6 +21,13 @@ SEATS = 5
 STATUSES = ("active", "completed", "abandoned")
 ACTIVE, COMPLETED, ABANDONED = range(3)
 
+FAST_TERRITORY, PLACEMENT_COUNTS = 1, 2
+"""Bits of `tolerance`, the shortcuts of RingRift's Python engine under which games were recorded (docs/decisions/0018).
+
+FAST_TERRITORY: a region closed off by collapsed spaces and edges alone must not contain markers. PLACEMENT_COUNTS: where some
+number of rings may be placed, so may every lower number. 0 is the rule.
+"""
+
 _CELLS = max(board.cells for board in BOARDS.values())
 _TALLEST = max(board.rings_per_player for board in BOARDS.values()) * max(PLAYER_COUNTS)
 _BY_CELL = (_CELLS,)
@@ -74,6 +81,7 @@ POSITION = np.dtype(
             "victory_threshold",
             "territory_minimum",
             "lps_required",
+            "tolerance",  # which shortcuts of RingRift's Python engine count as legal; 0 = none
         )
     ],
     align=True,
@@ -89,8 +97,8 @@ class UnreadableState(ValueError):
     """A state that is not of RingRift's shape."""
 
 
-def empty_position(config: Config) -> Position:
-    """The position in which a canonical game of `config` starts."""
+def empty_position(config: Config, *, swap_rule: bool = False, tolerance: int = 0) -> Position:
+    """The position in which a canonical game of `config` starts; `tolerance` is a combination of the bits above."""
     spec = config.spec
     position = np.zeros(1, dtype=POSITION).view(np.recarray)[0]
     position.hand[1 : config.players + 1] = spec.rings_per_player
@@ -104,6 +112,8 @@ def empty_position(config: Config) -> Position:
     position.victory_threshold = config.victory_threshold
     position.territory_minimum = config.territory_threshold
     position.lps_required = LPS_ROUNDS_REQUIRED
+    position.swap_rule = swap_rule
+    position.tolerance = tolerance
     return position
 
 

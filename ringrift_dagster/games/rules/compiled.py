@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 from pathlib import Path
 
 import numba
@@ -33,3 +34,8 @@ if not getattr(numba_config, "CACHE_DIR", ""):  # NUMBA_CACHE_DIR, where the ope
 
 compiled = numba.njit(cache=True, nogil=True, error_model="numpy")
 """Compile on first use and keep the machine code on disk, so that only the first process after an upgrade pays for it."""
+
+
+def engine() -> str:
+    """What runs the rules here, as verdicts record it: compiled by Numba, or Python without compilation."""
+    return f"python {platform.python_version()}" if numba_config.DISABLE_JIT else f"numba {numba.__version__}"

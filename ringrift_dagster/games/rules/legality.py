@@ -21,12 +21,13 @@ from ringrift_dagster.games.rules.reach import (
     any_placement,
     can_capture,
     can_move,
+    can_place,
     could_act_after_skipping,
-    most_rings_at,
 )
 from ringrift_dagster.games.rules.recovery import (
     any_line_recovery,
     can_slide,
+    can_strike,
     line_after_slide,
     may_recover,
 )
@@ -161,7 +162,8 @@ def has_line_move(topology, position, player):
 
 
 @compiled
-def _may_swap(position):
+def may_swap(position):
+    """Whether player 2 may take over the first player's side instead of placing (the pie rule, R180)."""
     return (
         position.swap_rule != 0
         and position.players == 2
@@ -174,7 +176,8 @@ def _may_swap(position):
 
 
 @compiled
-def _may_skip_placement(topology, position, player):
+def may_skip_placement(topology, position, player):
+    """Whether `player` has rings to place but may go on to movement without (R081, R110)."""
     if position.hand[player] <= 0:
         return False
     if not controls_stack(position, player):
@@ -265,16 +268,8 @@ def _recovery_fault(topology, position, row, cells):
         if extraction[i] < 0 or not has_buried_ring(position, extraction[i], player):
             return Fault.NO_RECOVERY
     mode = row[m.MODE]
-    if mode == RecoveryMode.STACK_STRIKE:
-        reachable = (
-            topology.distance[origin, to] == 1
-            and position.height[to] > 0
-            and position.collapsed[to] == 0
-            and position.marker[to] == 0
-        )
-    else:
-        reachable = can_slide(topology, position, origin, to)
-    if not reachable:
+    striking = mode == RecoveryMode.STACK_STRIKE
+    if not (can_strike(topology, position, origin, to) if striking else can_slide(topology, position, origin, to)):
         return Fault.NO_RECOVERY
     if mode != RecoveryMode.LINE:
         return Fault.NO_RECOVERY if any_line_recovery(topology, position, player) else Fault.NONE
@@ -309,16 +304,16 @@ def fault(topology, position, row, cells):
         if to < 0:
             return Fault.OFF_BOARD
         count = 1 if row[m.COUNT] == m.NOT_GIVEN else row[m.COUNT]
-        if count < 1 or count > most_rings_at(topology, position, player, to):
+        if not can_place(topology, position, player, to, count):
             return Fault.NOT_PLACEABLE
     elif kind == MoveType.SKIP_PLACEMENT:
-        if not _may_skip_placement(topology, position, player):
+        if not may_skip_placement(topology, position, player):
             return Fault.CANNOT_SKIP
     elif kind == MoveType.NO_PLACEMENT_ACTION:
-        if any_placement(topology, position, player) or _may_skip_placement(topology, position, player):
+        if any_placement(topology, position, player) or may_skip_placement(topology, position, player):
             return Fault.ACTION_AVAILABLE
     elif kind == MoveType.SWAP_SIDES:
-        if not _may_swap(position):
+        if not may_swap(position):
             return Fault.NO_SWAP
     elif kind == MoveType.MOVE_STACK:
         origin = row[m.ORIGIN]

@@ -44,21 +44,22 @@ def find_line(topology, position, through, player, shortest, out):
 
 
 @compiled
+def line_at(topology, position, first, direction, player, out):
+    """Write the whole row of `player`'s markers that begins with the cell `first` to `out`; its length, 0 if none begins there."""
+    if not _continues(position, first, player):
+        return 0
+    if _continues(position, topology.ray[first, topology.opposite[direction]], player):
+        return 0
+    return trace_line(topology, position, first, direction, player, out)
+
+
+@compiled
 def has_line(topology, position, player):
     """Whether `player` has a line to process."""
     for cell in range(position.cells):
-        if _continues(position, cell, player):
-            for index in range(topology.lines):
-                direction = topology.line_directions[index]
-                if _continues(position, topology.ray[cell, topology.opposite[direction]], player):
-                    continue
-                length = 1
-                ahead = topology.ray[cell, direction]
-                while _continues(position, ahead, player):
-                    length += 1
-                    ahead = topology.ray[ahead, direction]
-                if length >= position.line_length:
-                    return True
+        for index in range(topology.lines):
+            if line_at(topology, position, cell, topology.line_directions[index], player, position.out) >= position.line_length:
+                return True
     return False
 
 

@@ -6,6 +6,7 @@ Existence and validity of single moves belong here; which of them a phase offers
 from __future__ import annotations
 
 from ringrift_dagster.games.geometry import NO_CELL
+from ringrift_dagster.games.position import PLACEMENT_COUNTS
 from ringrift_dagster.games.rules.compiled import compiled
 
 
@@ -132,20 +133,40 @@ def placeable_rings(position, player):
 
 
 @compiled
-def most_rings_at(topology, position, player, cell):
-    """The most rings that may be placed at `cell` so that the new stack can move or capture; 0 = no placement (R080..R083)."""
+def placement_limit(position, player, cell):
+    """The most rings that the supply and the cell allow at once: 3 on an empty space, 1 on a stack, else none (R080, R081)."""
     if position.collapsed[cell] != 0 or position.marker[cell] != 0:
         return 0
-    height = position.height[cell]
-    count = min(placeable_rings(position, player), 1 if height > 0 else 3)
-    while count > 0:
-        cap = count + (position.cap[cell] if position.owner[cell] == player else 0)
-        if _moves_somewhere(topology, position, cell, height + count, False) or _captures_somewhere(
-            topology, position, cell, height + count, cap, topology.size
-        ):
-            return count
+    return min(placeable_rings(position, player), 1 if position.height[cell] > 0 else 3)
+
+
+@compiled
+def acts_after_placing(topology, position, player, cell, count):
+    """Whether the stack that `count` rings of `player` make at `cell` could move or capture; else it is a dead placement (R082)."""
+    height = position.height[cell] + count
+    cap = count + (position.cap[cell] if position.owner[cell] == player else 0)
+    return _moves_somewhere(topology, position, cell, height, False) or _captures_somewhere(
+        topology, position, cell, height, cap, topology.size
+    )
+
+
+@compiled
+def most_rings_at(topology, position, player, cell):
+    """The most rings that may be placed at `cell` at once; 0 = no placement (R080..R083)."""
+    count = placement_limit(position, player, cell)
+    while count > 0 and not acts_after_placing(topology, position, player, cell, count):
         count -= 1
-    return 0
+    return count
+
+
+@compiled
+def can_place(topology, position, player, cell, count):
+    """Whether `count` rings may be placed at `cell` (R080..R083)."""
+    if count < 1 or count > placement_limit(position, player, cell):
+        return False
+    if position.tolerance & PLACEMENT_COUNTS != 0:
+        return count <= most_rings_at(topology, position, player, cell)
+    return acts_after_placing(topology, position, player, cell, count)
 
 
 @compiled

@@ -34,6 +34,14 @@ def can_slide(topology, position, origin, to):
 
 
 @compiled
+def can_strike(topology, position, origin, to):
+    """A marker is given up to strike a neighbouring stack (R112b2)."""
+    return (
+        topology.distance[origin, to] == 1 and position.height[to] > 0 and position.collapsed[to] == 0 and position.marker[to] == 0
+    )
+
+
+@compiled
 def line_after_slide(topology, position, player, origin, to, out):
     """The line that sliding a marker would complete, written to `out`; its length or 0."""
     position.marker[origin] = 0
@@ -55,20 +63,6 @@ def any_line_recovery(topology, position, player):
                 if to != NO_CELL and can_slide(topology, position, origin, to):
                     if line_after_slide(topology, position, player, origin, to, out) > 0:
                         return True
-    return False
-
-
-@compiled
-def any_recovery(topology, position, player):
-    """Whether `player` has a recovery slide of any mode."""
-    if not may_recover(position, player):
-        return False
-    for origin in range(position.cells):
-        if position.marker[origin] == player:
-            for direction in range(topology.ray.shape[1]):
-                to = topology.ray[origin, direction]
-                if to != NO_CELL and position.collapsed[to] == 0 and position.marker[to] == 0:
-                    return True
     return False
 
 

@@ -10,6 +10,57 @@ from ringrift_dagster.games.rules.compiled import compiled
 
 
 @compiled
+def copy_position(source, target):
+    """Make `target` the same position as `source`; what no rule reads (empty places, scratch space) is left as it is."""
+    cells = source.cells
+    for cell in range(cells):
+        height = source.height[cell]
+        for i in range(height):
+            target.rings[cell, i] = source.rings[cell, i]
+        target.height[cell] = height
+        target.cap[cell] = source.cap[cell]
+        target.owner[cell] = source.owner[cell]
+        target.stamp[cell] = source.stamp[cell]
+        target.marker[cell] = source.marker[cell]
+        target.collapsed[cell] = source.collapsed[cell]
+        target.region[cell] = source.region[cell]
+    for seat in range(len(source.hand)):
+        target.hand[seat] = source.hand[seat]
+        target.eliminated[seat] = source.eliminated[seat]
+        target.territory[seat] = source.territory[seat]
+        target.on_board[seat] = source.on_board[seat]
+        target.lps_mask[seat] = source.lps_mask[seat]
+    target.cells = source.cells
+    target.players = source.players
+    target.player = source.player
+    target.phase = source.phase
+    target.status = source.status
+    target.winner = source.winner
+    target.pending_line = source.pending_line
+    target.must_move = source.must_move
+    target.chain = source.chain
+    target.lps_first = source.lps_first
+    target.lps_rounds = source.lps_rounds
+    target.lps_player = source.lps_player
+    target.last_player = source.last_player
+    target.last_to = source.last_to
+    target.region_pending = source.region_pending
+    target.acted = source.acted
+    target.recovered = source.recovered
+    target.first_moved = source.first_moved
+    target.second_moved = source.second_moved
+    target.swapped = source.swapped
+    target.swap_rule = source.swap_rule
+    target.next_stamp = source.next_stamp
+    target.line_length = source.line_length
+    target.rings_per_player = source.rings_per_player
+    target.victory_threshold = source.victory_threshold
+    target.territory_minimum = source.territory_minimum
+    target.lps_required = source.lps_required
+    target.tolerance = source.tolerance
+
+
+@compiled
 def _settle(position, cell):
     """Recompute owner and cap after a stack's rings changed; an empty stack disappears."""
     height = position.height[cell]

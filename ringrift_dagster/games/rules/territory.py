@@ -1,29 +1,30 @@
-"""Disconnected regions and what claiming one takes (RR-CANON-R140..R145)."""
+"""Disconnected regions and what claiming one takes (RR-CANON-R140..R145).
+
+A region is closed off by collapsed spaces, edges and the markers of one colour, or by collapsed spaces and edges alone. In the
+latter case it may contain markers (R141), except under `FAST_TERRITORY` (see `position.py`, docs/decisions/0018).
+"""
 
 from __future__ import annotations
 
 from ringrift_dagster.games.geometry import NO_CELL
+from ringrift_dagster.games.position import FAST_TERRITORY
 from ringrift_dagster.games.rules.compiled import compiled
 from ringrift_dagster.games.rules.stacks import has_buried_ring
 
-ANY_MARKER = 0
-"""Border colour that stands for regions closed off by collapsed spaces and edges alone."""
+NO_MARKERS = 0
+"""Border colour of regions closed off by collapsed spaces and edges alone."""
 
 
 @compiled
 def _is_border(position, cell, colour):
-    if position.collapsed[cell] != 0:
-        return True
-    marker = position.marker[cell]
-    return marker != 0 and (colour == ANY_MARKER or marker == colour)
+    return position.collapsed[cell] != 0 or (colour != NO_MARKERS and position.marker[cell] == colour)
 
 
 @compiled
-def flood(topology, position, start, colour, seen, out):
-    """Collect the open cells connected with `start` into `out`, marking them in `seen`; returns (count, met a marker)."""
+def _flood(topology, position, start, colour, seen, out):
+    """Collect the cells connected with `start` inside a border into `out`, marking them in `seen`; returns the count."""
     count = 1
     done = 0
-    met_marker = False
     out[0] = start
     seen[start] = 1
     while done < count:
@@ -31,16 +32,11 @@ def flood(topology, position, start, colour, seen, out):
         done += 1
         for side in range(topology.touching.shape[1]):
             beside = topology.touching[cell, side]
-            if beside == NO_CELL:
-                continue
-            if _is_border(position, beside, colour):
-                if position.marker[beside] != 0:
-                    met_marker = True
-            elif seen[beside] == 0:
+            if beside != NO_CELL and seen[beside] == 0 and not _is_border(position, beside, colour):
                 seen[beside] = 1
                 out[count] = beside
                 count += 1
-    return count, met_marker
+    return count
 
 
 @compiled
@@ -52,22 +48,32 @@ def pays_for_region(position, cell, player, recovered):
 
 
 @compiled
-def _is_claimable(position, colour, met_marker, cells, player, recovered):
-    """Whether the region `cells` is disconnected (R142) and `player` can pay for it from outside (R143, R144)."""
-    inside = 0
+def _controllers(position, cells):
+    """Bit set of the players who control a stack in `cells`."""
+    players = 0
     for i in range(len(cells)):
         if position.owner[cells[i]] != 0:
-            inside |= 1 << position.owner[cells[i]]
+            players |= 1 << position.owner[cells[i]]
+    return players
+
+
+@compiled
+def _is_claimable(position, colour, cells, player, recovered):
+    """Whether the region `cells` is disconnected (R142) and `player` can pay for it from outside (R143, R144)."""
+    inside = _controllers(position, cells)
     everyone = 0
     for player_number in range(1, position.players + 1):
         if position.on_board[player_number] > 0:
             everyone |= 1 << player_number
     if inside == everyone:
         return False
-    if colour == ANY_MARKER and (met_marker or inside == 0 or inside & (inside - 1) != 0):
-        return False
-    if inside == 0 and not position.marker.any():
-        return False
+    if colour == NO_MARKERS:
+        if inside == 0 or inside & (inside - 1) != 0:
+            return False
+        if position.tolerance & FAST_TERRITORY != 0:
+            for i in range(len(cells)):
+                if position.marker[cells[i]] != 0:
+                    return False
     payers = 0
     for cell in range(position.cells):
         if position.owner[cell] != 0 and pays_for_region(position, cell, player, recovered):
@@ -80,7 +86,7 @@ def _is_claimable(position, colour, met_marker, cells, player, recovered):
 
 @compiled
 def _border_colours(position):
-    """Bit set of the colours to look for: those of markers on the board, and always ANY_MARKER."""
+    """Bit set of the colours to look for: those of markers on the board, and always NO_MARKERS."""
     colours = 1
     for cell in range(position.cells):
         colours |= 1 << position.marker[cell]
@@ -88,24 +94,45 @@ def _border_colours(position):
 
 
 @compiled
+def next_region(topology, position, player, recovered, cursor):
+    """The next region that `player` may claim, from `cursor` on (0 at first); returns (number of its cells or 0, next cursor).
+
+    The cells stand in `position.out`, the border colour is `(next cursor - 1) // cells`. The same cells come once for each
+    colour that closes them off. `position.seen` and `position.out` must stay as they are until the last call.
+    """
+    cells = position.cells
+    colours = _border_colours(position) if position.on_board.any() else 0
+    while cursor < cells * (position.players + 1):
+        colour, start = divmod(cursor, cells)
+        if colours >> colour & 1 == 0:
+            cursor = (colour + 1) * cells
+            continue
+        if start == 0:
+            position.seen[:] = 0
+        cursor += 1
+        if position.seen[start] != 0 or _is_border(position, start, colour):
+            continue
+        count = _flood(topology, position, start, colour, position.seen, position.out)
+        if _is_claimable(position, colour, position.out[:count], player, recovered):
+            return count, cursor
+    return 0, cursor
+
+
+@compiled
 def has_claimable_region(topology, position, player, recovered):
     """Whether `player` has any region to claim."""
-    if not position.on_board.any():
-        return False
-    colours = _border_colours(position)
-    out = position.out
-    seen = position.seen
-    for colour in range(position.players + 1):
-        if colours >> colour & 1 == 0:
-            continue
-        seen[:] = 0
-        for start in range(position.cells):
-            if seen[start] != 0 or _is_border(position, start, colour):
-                continue
-            count, met_marker = flood(topology, position, start, colour, seen, out)
-            if _is_claimable(position, colour, met_marker, out[:count], player, recovered):
-                return True
-    return False
+    return next_region(topology, position, player, recovered, 0)[0] > 0
+
+
+@compiled
+def region_owner(position, colour, cells):
+    """Whom a region is recorded as controlled by: the border's colour, or the one player who has stacks inside."""
+    if colour != NO_MARKERS:
+        return colour
+    owner = 0
+    for i in range(len(cells)):
+        owner = max(owner, position.owner[cells[i]])
+    return owner
 
 
 @compiled
@@ -123,14 +150,14 @@ def is_claimable(topology, position, cells, player, recovered):
         if colours >> colour & 1 == 0 or _is_border(position, cells[0], colour):
             continue
         seen[:] = 0
-        count, met_marker = flood(topology, position, cells[0], colour, seen, out)
+        count = _flood(topology, position, cells[0], colour, seen, out)
         if count != len(cells):
             continue
         matched = 0
         for i in range(count):
             matched += seen[cells[i]]
             seen[cells[i]] = 0  # a cell listed twice does not count twice
-        if matched == count and _is_claimable(position, colour, met_marker, out[:count], player, recovered):
+        if matched == count and _is_claimable(position, colour, out[:count], player, recovered):
             return True
     return False
 
@@ -169,12 +196,12 @@ def claimable_region_at(topology, position, cell, player, recovered, out):
     colours = _border_colours(position)
     found = 0
     for step in range(position.players + 1):
-        colour = (step + 1) % (position.players + 1)  # by markers first, ANY_MARKER last
+        colour = (step + 1) % (position.players + 1)  # by markers first, NO_MARKERS last
         if colours >> colour & 1 == 0 or _is_border(position, cell, colour):
             continue
         position.seen[:] = 0
-        count, met_marker = flood(topology, position, cell, colour, position.seen, position.out)
-        if _is_claimable(position, colour, met_marker, position.out[:count], player, recovered):
+        count = _flood(topology, position, cell, colour, position.seen, position.out)
+        if _is_claimable(position, colour, position.out[:count], player, recovered):
             out[:count] = position.out[:count]
             found = count
     return found
