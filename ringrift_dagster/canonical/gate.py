@@ -42,7 +42,7 @@ from ringrift_dagster.games.moves import (
 from ringrift_dagster.games.position import (
     COMPLETED,
     FAST_TERRITORY,
-    PLACEMENT_COUNTS,
+    LOOSE_PLACEMENT,
     Position,
     UnreadableState,
     empty_position,
@@ -74,8 +74,8 @@ REASONS: tuple[str, ...] = (
 TOLERANCES: dict[int, str] = {
     0: "rule",
     FAST_TERRITORY: "fast_territory",
-    PLACEMENT_COUNTS: "placement_counts",
-    FAST_TERRITORY | PLACEMENT_COUNTS: "fast_territory+placement_counts",
+    LOOSE_PLACEMENT: "loose_placement",
+    FAST_TERRITORY | LOOSE_PLACEMENT: "fast_territory+loose_placement",
 }
 """What a game may be legal under throughout, in the order in which it is asked (docs/decisions/0018); 0 is the rule."""
 
@@ -83,6 +83,8 @@ HOLDOUT_SOURCES = ("tournament", "gauntlet", "eval", "holdout")
 """Games whose recorded source names one of these are kept for evaluation and never trained on."""
 
 Progress = Callable[[str, int, int], None]
+Observer = Callable[["JudgedGame"], None]
+"""Called with every game once it is judged; what it makes of the game changes no verdict."""
 
 
 @dataclass(frozen=True)
@@ -428,17 +430,21 @@ def verify(
     config: str | None = None,
     store: VerdictStore | None = None,
     progress: Progress | None = None,
+    observer: Callable[[Path], Observer] | None = None,
 ) -> list[DatabaseVerdict]:
     """Judge databases that are given together; duplicates count from the second time on, across all of them.
 
-    A database that cannot be read gets the verdict `unreadable`, and the others are judged all the same.
+    A database that cannot be read gets the verdict `unreadable`, and the others are judged all the same. `observer` gives, for each
+    path, who is to see its judged games.
     """
     gate = Gate(store)
     wanted = parse_config(config) if config else None
-    return [_verify_one(Path(path), gate, wanted, progress) for path in paths]
+    return [_verify_one(Path(path), gate, wanted, progress, observer and observer(Path(path))) for path in paths]
 
 
-def _verify_one(path: Path, gate: Gate, wanted: Config | None, progress: Progress | None) -> DatabaseVerdict:
+def _verify_one(
+    path: Path, gate: Gate, wanted: Config | None, progress: Progress | None, observe: Observer | None
+) -> DatabaseVerdict:
     from ringrift_dagster.canonical.evidence import gather
 
     started = time.perf_counter()
@@ -466,6 +472,8 @@ def _verify_one(path: Path, gate: Gate, wanted: Config | None, progress: Progres
                 report.hashes_checked += verdict.hashes_checked
                 if verdict.reason is not None:
                     report.rejected.append(verdict.rejection())
+                if observe is not None:
+                    observe(judged)
                 if progress is not None:
                     progress(str(path), done, total)
         report.evidence = gather(path)

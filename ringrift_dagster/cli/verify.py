@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 import click
 
-from ringrift_dagster.canonical.gate import DatabaseVerdict
+from ringrift_dagster.ai.findings import MEANINGS, FindingCode, FindingsReport
+from ringrift_dagster.canonical.gate import DatabaseVerdict, Observer
 from ringrift_dagster.canonical.gate import verify as judge
 from ringrift_dagster.canonical.verdicts import VerdictStore
 from ringrift_dagster.cli.output import Exit, as_json, print_json, print_table, progress
@@ -37,14 +38,25 @@ def verify(databases: tuple[Path, ...], config: str | None, store: Path | None, 
 
     Databases are judged together: a game that two of them have is a duplicate in the second. Exits with 0
     only if every game of every database is canonical, with 2 if a database cannot be read, and otherwise with
-    1.
+    1. What games say of the AIs that played them is shown as findings, which change no verdict.
     """
+    reports: list[FindingsReport] = []
+
+    def observer(_: Path) -> Observer:
+        reports.append(report := FindingsReport())
+        return lambda judged: report.add(judged.record)
+
     with VerdictStore(store) if store else nullcontext() as verdicts, progress("games") as step:
-        found = judge(databases, config=config, store=verdicts, progress=step)
+        found = judge(databases, config=config, store=verdicts, progress=step, observer=observer)
+    reported = [
+        (verdict, FindingsReport() if verdict.verdict == "unreadable" else report)
+        for verdict, report in zip(found, reports, strict=True)
+    ]
     if json_output:
-        print_json([verdict.to_dict() for verdict in found])
+        print_json([{**verdict.to_dict(), "ai_findings": report.to_dict()} for verdict, report in reported])
     else:
         print_verdicts(found)
+        print_findings(reported)
     return max(EXITS.get(verdict.verdict, Exit.BAD_NEWS) for verdict in found)
 
 
@@ -84,5 +96,19 @@ def print_verdicts(found: Sequence[DatabaseVerdict]) -> None:
             [Path(verdict.path).name, game["game_id"], game["reason"], game["move_number"], game["detail"]]
             for verdict in found
             for game in verdict.rejected
+        ),
+    )
+
+
+def print_findings(reported: Iterable[tuple[DatabaseVerdict, FindingsReport]]) -> None:
+    """One row a database and code: how many players it is about."""
+    print_table(
+        "What games say of their AIs (no verdict depends on it)",
+        ["database", "finding", "players", "meaning"],
+        (
+            [Path(verdict.path).name, code.value, report.counts[code.value], MEANINGS[code]]
+            for verdict, report in reported
+            for code in FindingCode
+            if report.counts[code.value]
         ),
     )

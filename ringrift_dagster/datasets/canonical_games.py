@@ -23,7 +23,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ringrift_dagster.canonical.gate import RULES_VERSION, Gate, JudgedGame, game_digest, judged_games
+from ringrift_dagster.canonical.gate import RULES_VERSION, Gate, JudgedGame, Observer, game_digest, judged_games
 from ringrift_dagster.canonical.verdicts import VerdictStore
 from ringrift_dagster.datasets.npz_writer import publish
 from ringrift_dagster.games.config import Config, parse_config
@@ -164,15 +164,17 @@ def append_canonical(
     progress: Progress | None = None,
     *,
     wait_seconds: float = _WAIT_SECONDS,
+    observe: Observer | None = None,
 ) -> AppendResult:
     """Judge the games of `databases` and append the canonical ones that the store lacks; the rest go to quarantine.
 
     Idempotent: a game already in the store is passed over. A database that cannot be read is reported and stops no other.
+    `observe` sees every judged game, new or not.
     Raises StoreBusy if another process still appends to this store after `wait_seconds`.
     """
     wanted = parse_config(config)
     with _sole_append(wanted, home, wait_seconds):
-        return _append_new(wanted, databases, home, progress)
+        return _append_new(wanted, databases, home, progress, observe)
 
 
 class StoreBusy(Exception):
@@ -204,7 +206,9 @@ def _sole_append(config: Config, home: Home, wait_seconds: float) -> Iterator[No
         yield
 
 
-def _append_new(wanted: Config, databases: Sequence[Path], home: Home, progress: Progress | None) -> AppendResult:
+def _append_new(
+    wanted: Config, databases: Sequence[Path], home: Home, progress: Progress | None, observe: Observer | None
+) -> AppendResult:
     known = {digest for path in _games_files(wanted, home) for digest in _column(path, "digest")}
     found: Counter[str] = Counter()
     rejected: list[dict[str, Any]] = []
@@ -230,6 +234,8 @@ def _append_new(wanted: Config, databases: Sequence[Path], home: Home, progress:
                         else:
                             found[judged.verdict.reason] += 1
                             rejected.append({"database": path.name, **judged.verdict.rejection()})
+                        if observe is not None:
+                            observe(judged)
                         if accepted.full:
                             store.commit()  # a verdict is remembered no later than its game is stored
                             files += _append(wanted, home, accepted, path.name, sha256)

@@ -215,7 +215,7 @@ def _encode_surroundings(tables, position, cell, at, area, out):
 
 @compiled
 def _encode_frame(tables, position, out):
-    size = tables.size
+    size = tables.width
     area = size * size
     out[:] = 0.0
     for cell in range(position.cells):

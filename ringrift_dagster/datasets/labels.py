@@ -93,7 +93,7 @@ def _step_index(tables, origin, to, table):
 
 @compiled
 def _policy_index(tables, row, cells):
-    size = tables.size
+    size = tables.width
     area = size * size
     reach = size - 1
     kind, to = row[m.TYPE], row[m.TO]

@@ -31,6 +31,8 @@ MIN_MOVES = 5
 
 MAX_STATE_BYTES = 32 << 20
 MAX_MOVE_BYTES = 1 << 20
+MAX_PLAYER_ROWS = 16
+"""Rows of `game_players` that are read for one game; RingRift has at most four players."""
 _GAMES = "games"
 _READ_BLOCK = 4 << 20
 _NO_UTF8 = re.compile("[\udc80-\udcff]")
@@ -67,6 +69,15 @@ class RecordedHash:
 
 
 @dataclass(frozen=True)
+class PlayerRow:
+    """A row of `game_players`: who played as `number`; `kind` is `ai` or `human`, `ai_type` the name that was written for it."""
+
+    number: int
+    kind: str | None
+    ai_type: str | None
+
+
+@dataclass(frozen=True)
 class GameRecord:
     """One game as recorded. `damage` is set when its rows could not be read; then the rest may be missing."""
 
@@ -77,6 +88,7 @@ class GameRecord:
     move_json: list[bytes] = field(default_factory=list)
     hashes: list[RecordedHash] = field(default_factory=list)
     probabilities: dict[int, bytes] = field(default_factory=dict)
+    players: list[PlayerRow] = field(default_factory=list)
     damage: str | None = None
     damaged_move: int | None = None
 
@@ -244,6 +256,7 @@ class GameDatabase:
                 move_json=move_json,
                 hashes=self._hashes(game_id),
                 probabilities=self._probabilities(game_id),
+                players=self._players(game_id),
             )
         except _Damaged as damage:
             return GameRecord(game_id, row, damage=damage.detail, damaged_move=damage.move)
@@ -339,6 +352,21 @@ class GameDatabase:
             )
         )
 
+    def _players(self, game_id: str) -> list[PlayerRow]:
+        """Who played, as far as it was recorded. No part of the game: rows that cannot be read are left out and damage nothing."""
+        columns = self._tables.get("game_players", set())
+        if not {"game_id", "player_number"} <= columns:
+            return []
+        kind, ai_type = (name if name in columns else "NULL" for name in ("player_type", "ai_type"))
+        try:
+            rows = self._connection.execute(
+                f"SELECT player_number, {kind}, {ai_type} FROM game_players WHERE game_id = ? ORDER BY player_number LIMIT ?",
+                (game_id, MAX_PLAYER_ROWS),
+            ).fetchall()
+        except sqlite3.Error:
+            return []
+        return [PlayerRow(row[0], _short_text(row[1]), _short_text(row[2])) for row in rows if type(row[0]) is int]
+
 
 def describe(path: Path) -> DatabaseSummary:
     """What a database holds, without reading its games. Raises DatabaseUnreadable."""
@@ -409,6 +437,11 @@ def _foreign(value: object) -> bool:
 def _shown(text: str) -> str:
     r"""A text that can be printed: bytes that are no UTF-8 stand in it as `\xff`."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") if _foreign(text) else text
+
+
+def _short_text(value: object) -> str | None:
+    """A value that was written for a short text, so that it can be printed; None where there is none."""
+    return None if value is None else _shown(str(value)[:100])
 
 
 def _refuse_foreign(what: str, rows: Sequence[Sequence[object]]) -> None:

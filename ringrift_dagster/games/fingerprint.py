@@ -37,9 +37,10 @@ def buffer_for(topology: Topology) -> NDArray[np.uint8]:
 
 @compiled
 def _put_text(out, at, text):
-    for i in range(text[0]):
+    length = np.int64(text[0])
+    for i in range(length):
         out[at + i] = text[1 + i]
-    return at + text[0]
+    return at + length
 
 
 @compiled

@@ -50,7 +50,7 @@ TOPOLOGY = np.dtype(
         ("y", np.int64, (_CELLS,)),  # row in the bounding square
         ("cells", np.int64),
         ("lines", np.int64),
-        ("size", np.int64),  # edge of the bounding square
+        ("width", np.int64),  # of the bounding square; not "size", which a record has without it
         ("hexagonal", np.int64),
         ("zero", np.int64),  # the cell (0, 0), which RingRift records for moves without a place
     ],
@@ -99,7 +99,7 @@ def topology(board: str) -> Topology:
     lines = _HEX_LINES if spec.hexagonal else _SQUARE_LINES
     cells = spec.cells
     tables = np.zeros(1, dtype=TOPOLOGY).view(np.recarray)[0]
-    tables.cells, tables.lines, tables.size, tables.hexagonal = cells, len(lines), spec.size, spec.hexagonal
+    tables.cells, tables.lines, tables.width, tables.hexagonal = cells, len(lines), spec.size, spec.hexagonal
     tables.zero = at.cell_of[(0, 0)]
     _fill_neighbours(tables.ray, at.cell_of, steps)
     _fill_neighbours(tables.touching, at.cell_of, touching)

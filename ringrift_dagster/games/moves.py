@@ -133,6 +133,32 @@ class PackedMoves:
         digest.update(self.cells.astype("<i2").tobytes())
 
 
+class MoveLog:
+    """The moves of a game in the making, laid out as `pack` lays out their records, so that both have one digest."""
+
+    def __init__(self) -> None:
+        self._rows: list[NDArray[np.int64]] = []
+        self._cells: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def append(self, row: NDArray[np.int64], cells: NDArray[np.int64]) -> None:
+        """Add a packed move whose lists stand in `cells`; both are copied."""
+        first = cells[row[FIRST] : row[FIRST] + row[FIRST_LENGTH]].tolist()
+        second = cells[row[SECOND] : row[SECOND] + row[SECOND_LENGTH]].tolist()
+        copy = row.copy()
+        copy[FIRST] = len(self._cells)
+        copy[SECOND] = len(self._cells) + len(first)
+        self._rows.append(copy)
+        self._cells += first + second
+
+    def packed(self) -> PackedMoves:
+        """All moves so far."""
+        rows = np.array(self._rows, dtype=np.int64).reshape(len(self._rows), len(COLUMNS))
+        return PackedMoves(rows, np.array(self._cells, dtype=np.int64))
+
+
 def pack(records: Sequence[Mapping[str, Any]], at: Coordinates) -> PackedMoves:
     """Turn RingRift's move records into numbers.
 
@@ -211,7 +237,7 @@ def _details(record: Mapping[str, Any], kind: int, cells: list[int], at: Coordin
         cells.extend(_cell(position, cell_of) for position in get("collapsePositions") or ())
         second = len(cells)
         cells.extend(at.cell_of_key.get(key, OFF_BOARD) for key in get("extractionStacks") or ())
-        if (given := get("recoveryOption")) is not None:
+        if (given := get("recoveryOption", get("option"))) is not None:  # RingRift's TypeScript engine writes `option`
             option = _integer(given)
         mode = _MODES[get("recoveryMode") or "line"]
     else:

@@ -1,7 +1,7 @@
 """Positions: everything that the rules need to know about a game at one moment, as one record.
 
-Reading RingRift's state JSON into a position belongs here. What moves do to positions is in `rules`, the text that identifies
-a position in `fingerprint`.
+Reading RingRift's state JSON, in both forms that it is written in, into a position belongs here. What moves do to positions is in
+`rules`, the text that identifies a position in `fingerprint`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from ringrift_dagster.games import moves as m
 from ringrift_dagster.games.config import BOARDS, LPS_ROUNDS_REQUIRED, PLAYER_COUNTS, Config
 from ringrift_dagster.games.geometry import NO_CELL, coordinates
-from ringrift_dagster.games.moves import PHASES, Phase
+from ringrift_dagster.games.moves import PHASES, MoveType, PackedMoves, Phase, pack
 
 SEATS = 5
 """Arrays by player have this length; players count from 1 and entry 0 stays unused."""
@@ -21,11 +22,12 @@ SEATS = 5
 STATUSES = ("active", "completed", "abandoned")
 ACTIVE, COMPLETED, ABANDONED = range(3)
 
-FAST_TERRITORY, PLACEMENT_COUNTS = 1, 2
+FAST_TERRITORY, LOOSE_PLACEMENT = 1, 2
 """Bits of `tolerance`, the shortcuts of RingRift's Python engine under which games were recorded (docs/decisions/0018).
 
-FAST_TERRITORY: a region closed off by collapsed spaces and edges alone must not contain markers. PLACEMENT_COUNTS: where some
-number of rings may be placed, so may every lower number. 0 is the rule.
+FAST_TERRITORY: a region closed off by collapsed spaces and edges alone must not contain markers. LOOSE_PLACEMENT: where some
+number of rings may be placed, so may every lower number; placement may be skipped for a stack that could only land on another
+stack. 0 is the rule.
 """
 
 _CELLS = max(board.cells for board in BOARDS.values())
@@ -165,6 +167,62 @@ def read_position(state: Mapping[str, Any]) -> tuple[Config, Position]:
     except (KeyError, TypeError, AttributeError, ValueError, IndexError, OverflowError) as error:
         raise UnreadableState(f"{type(error).__name__}: {error}"[:200]) from error
     return config, position
+
+
+def read_serialized_state(state: Mapping[str, Any]) -> tuple[Config, Position]:
+    """A position from a state as RingRift's TypeScript engine serialises it (`serializeGameState`), in mid-turn too.
+
+    Differs from the recorded form in that the board names the board type, rings are listed top first, and a chain of captures is
+    `chainCapturePosition`; and `moveHistory` is read for what the rules remember of the moves before. Raises UnreadableState.
+    """
+    try:
+        board = state["board"]
+        stacks = {key: {"rings": stack["rings"][::-1]} for key, stack in board["stacks"].items()}
+        config, position = read_position({**state, "boardType": board["type"], "board": {**board, "stacks": stacks}})
+        at = coordinates(config.board)
+        if (standing := state.get("chainCapturePosition")) is not None:
+            position.chain = at.cell_of[(standing["x"], standing["y"])]
+        _remember_moves(position, pack(state["moveHistory"], at), config)
+    except UnreadableState:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UnreadableState(f"{type(error).__name__}: {error}"[:200]) from error
+    return config, position
+
+
+_NO_ACTION = frozenset(
+    {
+        MoveType.NO_PLACEMENT_ACTION,
+        MoveType.NO_MOVEMENT_ACTION,
+        MoveType.NO_LINE_ACTION,
+        MoveType.NO_TERRITORY_ACTION,
+        MoveType.SKIP_PLACEMENT,
+        MoveType.SKIP_TERRITORY_PROCESSING,
+        MoveType.SKIP_CAPTURE,
+        MoveType.SKIP_RECOVERY,
+    }
+)
+
+
+def _remember_moves(position: Position, moves: PackedMoves, config: Config) -> None:
+    """Set what `rules.turns.play` would have kept of `moves`, except the stack that must move: states name that one."""
+    for row in moves.rows.tolist():
+        kind, player = row[m.TYPE], _seat(row[m.PLAYER], config)
+        if player != position.last_player:
+            position.acted = position.recovered = 0
+        position.last_player, position.last_to = player, row[m.TO]
+        position.acted |= kind not in _NO_ACTION
+        position.recovered |= kind == MoveType.RECOVERY_SLIDE
+        position.swapped |= kind == MoveType.SWAP_SIDES
+        position.first_moved |= kind != MoveType.SWAP_SIDES and player == 1
+        position.second_moved |= kind != MoveType.SWAP_SIDES and player == 2
+    if len(moves) and moves.rows[-1, m.TYPE] == MoveType.CHOOSE_TERRITORY_OPTION:
+        start, length = moves.rows[-1, [m.FIRST, m.FIRST_LENGTH]]
+        region = moves.cells[start : start + length]
+        if (region < 0).any():
+            raise ValueError("a region that is off the board")
+        position.region_pending = 1
+        position.region[region] = 1
 
 
 def _put_stack(position: Position, cell: int, rings: list[int], config: Config) -> None:

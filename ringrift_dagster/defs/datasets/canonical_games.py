@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import dagster as dg
 
-from ringrift_dagster.canonical.gate import RULES_VERSION
+from ringrift_dagster.ai.findings import FindingCode, FindingsReport
+from ringrift_dagster.canonical.gate import RULES_VERSION, JudgedGame, Observer
 from ringrift_dagster.datasets.canonical_games import (
     AppendResult,
     CanonicalSummary,
@@ -24,6 +25,8 @@ from ringrift_dagster.games.sources import damaged_snapshots, registration, reti
 NAME = "canonical_games"
 NO_FAULT = frozenset({"unfinished", "duplicate_game"})
 """Reasons to keep a game out that say nothing against it: it goes on, or it is in the store already."""
+PLAYERS_NOT_KNOWN = (FindingCode.NOT_RECORDED, FindingCode.UNKNOWN, FindingCode.COLUMNS_DISAGREE)
+"""Findings that leave it open which AI played; the others are about an AI that is known."""
 
 
 class KeptOut(NamedTuple):
@@ -60,6 +63,11 @@ class KeptOut(NamedTuple):
             NAME,
             "No game was rejected. Rejected games are in quarantine, never in the store.",
         ),
+        config_check(
+            "ai_recorded",
+            NAME,
+            "Every canonical game of the registered snapshots says which AIs played it.",
+        ),
     ],
 )
 def canonical_games(context: dg.AssetExecutionContext, home: HomeResource) -> dg.MaterializeResult:
@@ -80,15 +88,16 @@ def canonical_games(context: dg.AssetExecutionContext, home: HomeResource) -> dg
     if problems := check_store(config, home.home):
         raise dg.Failure(f"the store is damaged, nothing is added to it: {'; '.join(problems[:3])}", allow_retries=False)
     snapshots = {entry.path(config, home.home): entry.source for entry in registered.databases}
-    appended = append_canonical(config, list(snapshots), home.home)
+    report = FindingsReport()
+    appended = append_canonical(config, list(snapshots), home.home, observe=_canonical_into(report))
     unreadable = {entry["database"] for entry in appended.unreadable}
     retire_superseded(config, home.home, judged={path.stem for path in snapshots if path.name not in unreadable})
     store = summarise(config, home.home)
     kept_out = _kept_out(appended, {path.name: source for path, source in snapshots.items()})
     return dg.MaterializeResult(
         data_version=dg.DataVersion(store.digest_root or "empty"),
-        metadata=_metadata(appended, store, kept_out, home.home.canonical / config),
-        check_results=[_gate(check_store(config, home.home), store), _no_rejections(kept_out)],
+        metadata={**_metadata(appended, store, kept_out, home.home.canonical / config), **_ai_findings(report)},
+        check_results=[_gate(check_store(config, home.home), store), _no_rejections(kept_out), _ai_recorded(report)],
     )
 
 
@@ -135,6 +144,40 @@ def _no_rejections(kept_out: list[KeptOut]) -> dg.AssetCheckResult:
         severity=dg.AssetCheckSeverity.WARN,
         description=f"rejected: {reasons}" if bad else "every finished game passed",
         metadata=_listed(kept_out),
+    )
+
+
+def _canonical_into(report: FindingsReport) -> Observer:
+    """Takes the findings on games that are in the store into a report, each game once."""
+    seen: set[str | None] = set()
+
+    def observe(judged: JudgedGame) -> None:
+        if judged.verdict.reason in (None, "duplicate_game") and judged.verdict.digest not in seen:
+            seen.add(judged.verdict.digest)
+            report.add(judged.record)
+
+    return observe
+
+
+def _ai_findings(report: FindingsReport) -> dict[str, dg.MetadataValue]:
+    return {"AI findings": mix("finding", report.counts) if report.counts else dg.MetadataValue.text("none")}
+
+
+def _ai_recorded(report: FindingsReport) -> dg.AssetCheckResult:
+    """A warning, not an error: a game is canonical by its moves, whoever played it."""
+    missing = {code.value: report.counts[code.value] for code in PLAYERS_NOT_KNOWN if report.counts[code.value]}
+    counts = ", ".join(f"{count} {code}" for code, count in missing.items())
+    listed = (
+        [finding["game_id"], finding["player"], finding["code"].value, finding["detail"]]
+        for finding in report.listed
+        if finding["code"] in PLAYERS_NOT_KNOWN
+    )
+    return dg.AssetCheckResult(
+        check_name="ai_recorded",
+        passed=not missing,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"players: {counts}" if missing else "every game says which AIs played it",
+        metadata={"findings": table(["game", "player", "finding", "detail"], listed)} if missing else {},
     )
 
 

@@ -15,7 +15,7 @@ from ringrift_dagster.games.geometry import NO_CELL
 from ringrift_dagster.games.moves import EliminationContext, MoveType, Phase, RecoveryMode
 from ringrift_dagster.games.position import ACTIVE
 from ringrift_dagster.games.rules.compiled import compiled
-from ringrift_dagster.games.rules.lines import find_line_from, has_line, is_line, is_run_of
+from ringrift_dagster.games.rules.lines import contains, find_line_from, has_line, is_line, is_run_of
 from ringrift_dagster.games.rules.reach import (
     any_movement,
     any_placement,
@@ -250,8 +250,9 @@ def _elimination_fault(position, row):
         return _stack_fault(position, player, to)
     if not region_is_unpaid(position, player):
         return Fault.NOTHING_TO_PAY
-    recovered = row[m.CONTEXT] == EliminationContext.RECOVERY
-    if recovered != recovered_this_turn(position, player) or not pays_now(position, to, player):
+    context = EliminationContext.RECOVERY if recovered_this_turn(position, player) else EliminationContext.TERRITORY
+    stated = EliminationContext.TERRITORY if row[m.CONTEXT] == EliminationContext.UNSTATED else row[m.CONTEXT]
+    if stated != context or not pays_now(position, to, player):
         return Fault.NOTHING_TO_PAY
     return Fault.NONE
 
@@ -263,9 +264,11 @@ def _recovery_fault(topology, position, row, cells):
         return Fault.OFF_BOARD
     if position.marker[origin] != player or not may_recover(position, player):
         return Fault.NO_RECOVERY
-    extraction = cells[row[m.SECOND] : row[m.SECOND] + row[m.SECOND_LENGTH]]
-    for i in range(len(extraction)):
-        if extraction[i] < 0 or not has_buried_ring(position, extraction[i], player):
+    if row[m.SECOND_LENGTH] > 1:
+        return Fault.NO_RECOVERY
+    if row[m.SECOND_LENGTH] == 1:
+        extraction = cells[row[m.SECOND]]
+        if extraction < 0 or not has_buried_ring(position, extraction, player):
             return Fault.NO_RECOVERY
     mode = row[m.MODE]
     striking = mode == RecoveryMode.STACK_STRIKE
@@ -281,6 +284,8 @@ def _recovery_fault(topology, position, row, cells):
         required = position.line_length
         kept = cells[row[m.FIRST] : row[m.FIRST] + row[m.FIRST_LENGTH]]
         if length <= required or len(kept) != required or not is_run_of(line[:length], kept, required):
+            return Fault.NO_RECOVERY
+        if not contains(kept, to):
             return Fault.NO_RECOVERY
     elif row[m.OPTION] != 1 and row[m.OPTION] != m.NOT_GIVEN:
         return Fault.NO_RECOVERY

@@ -106,3 +106,12 @@ def is_run_of(line, cells, required):
         if same:
             return True
     return False
+
+
+@compiled
+def contains(cells, cell):
+    """Whether `cell` is among `cells`."""
+    for i in range(len(cells)):
+        if cells[i] == cell:
+            return True
+    return False

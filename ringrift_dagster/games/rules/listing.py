@@ -1,8 +1,8 @@
 """The legal moves of a position, listed: one packed row for each distinct decision.
 
 `list_moves` and `legality.fault` build on the same predicates, and a test asks both about every move that the board's geometry
-allows. `fault` also accepts other spellings of a listed move (a line processed by `choose_line_option` with all its cells, its
-cells listed backwards, a recovery that names another stack to take its ring from) and resignations; these are not listed.
+allows. `fault` also accepts other spellings of a listed move (a longer line processed whole by `process_line`, its cells listed
+backwards, a recovery that names another stack to take its ring from) and resignations; these are not listed.
 How the list relates to those of RingRift's two engines stands in docs/rules.md.
 """
 
@@ -26,7 +26,7 @@ from ringrift_dagster.games.rules.legality import (
     recovered_this_turn,
     region_is_unpaid,
 )
-from ringrift_dagster.games.rules.lines import line_at
+from ringrift_dagster.games.rules.lines import contains, line_at
 from ringrift_dagster.games.rules.reach import can_place, is_free, placement_limit
 from ringrift_dagster.games.rules.recovery import (
     any_line_recovery,
@@ -137,7 +137,8 @@ def _list_reach(topology, position, origin, movements, capture, rows, count):
 def _list_recoveries(topology, position, rows, cells, count):
     """Recovery slides: those that complete a line, or, where none does, plain slides and strikes (R112).
 
-    The ring is taken from the stack that has stood longest, as both engines do where a record names none.
+    The stack that the ring is taken from is named, since the engines differ where it is not: the one that has stood longest. Of
+    a longer line, a run of the required length that contains the marker's new place may collapse at no cost.
     """
     player = position.player
     lines_only = any_line_recovery(topology, position, player)
@@ -166,6 +167,8 @@ def _list_recoveries(topology, position, rows, cells, count):
                 rows[count - 1, m.SECOND_LENGTH] = 1
                 if length > position.line_length:
                     for start in range(length - position.line_length + 1):
+                        if not contains(line[start : start + position.line_length], to):
+                            continue
                         count = _add(position, rows, count, MoveType.RECOVERY_SLIDE, origin, NO_CELL, to)
                         rows[count - 1, m.OPTION] = 2
                         rows[count - 1, m.FIRST] = used + start
@@ -200,8 +203,20 @@ def _list_own_stacks(position, rows, kind, context):
 
 
 @compiled
+def _add_line(position, rows, count, exact, to, first, first_length, second, second_length):
+    kind = MoveType.PROCESS_LINE if exact else MoveType.CHOOSE_LINE_OPTION
+    count = _add(position, rows, count, kind, NO_CELL, NO_CELL, to)
+    row = rows[count - 1]
+    row[m.FIRST] = first
+    row[m.FIRST_LENGTH] = first_length
+    row[m.SECOND] = second
+    row[m.SECOND_LENGTH] = second_length
+    return count
+
+
+@compiled
 def _list_lines(topology, position, rows, cells):
-    """Whole lines, which cost a ring, and of longer ones every run of the required length, which costs none (R122)."""
+    """Lines of the required length; of longer ones the whole, which costs a ring, and every such run, which costs none (R122)."""
     if position.pending_line != 0:
         return _list_own_stacks(position, rows, MoveType.ELIMINATE_RINGS_FROM_STACK, EliminationContext.LINE)
     count = 0
@@ -212,16 +227,11 @@ def _list_lines(topology, position, rows, cells):
             length = line_at(topology, position, cell, direction, position.player, cells[used:])
             if length < position.line_length:
                 continue
-            count = _add(position, rows, count, MoveType.PROCESS_LINE, NO_CELL, NO_CELL, cell)
-            rows[count - 1, m.FIRST] = used
-            rows[count - 1, m.FIRST_LENGTH] = length
-            if length > position.line_length:
+            exact = length == position.line_length
+            count = _add_line(position, rows, count, exact, cell, used, length, used, 0 if exact else length)
+            if not exact:
                 for start in range(length - position.line_length + 1):
-                    count = _add(position, rows, count, MoveType.CHOOSE_LINE_OPTION, NO_CELL, NO_CELL, cell)
-                    rows[count - 1, m.FIRST] = used
-                    rows[count - 1, m.FIRST_LENGTH] = length
-                    rows[count - 1, m.SECOND] = used + start
-                    rows[count - 1, m.SECOND_LENGTH] = position.line_length
+                    count = _add_line(position, rows, count, False, cell, used, length, used + start, position.line_length)
             used += length
     if count == 0:
         count = _add_bare(topology, position, rows, count, MoveType.NO_LINE_ACTION)

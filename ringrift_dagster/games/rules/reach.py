@@ -6,7 +6,7 @@ Existence and validity of single moves belong here; which of them a phase offers
 from __future__ import annotations
 
 from ringrift_dagster.games.geometry import NO_CELL
-from ringrift_dagster.games.position import PLACEMENT_COUNTS
+from ringrift_dagster.games.position import LOOSE_PLACEMENT
 from ringrift_dagster.games.rules.compiled import compiled
 
 
@@ -97,7 +97,7 @@ def _captures_somewhere(topology, position, origin, height, cap, landing_limit):
 @compiled
 def captures_from(topology, position, origin):
     """Whether the stack at `origin` has any capture."""
-    return _captures_somewhere(topology, position, origin, position.height[origin], position.cap[origin], topology.size)
+    return _captures_somewhere(topology, position, origin, position.height[origin], position.cap[origin], topology.width)
 
 
 @compiled
@@ -108,11 +108,13 @@ def moves_from(topology, position, origin):
 
 @compiled
 def could_act_after_skipping(topology, position, origin):
-    """The looser look that decides whether placement may be skipped (R081): near landings only, stacks count as reachable."""
-    height = position.height[origin]
-    return _moves_somewhere(topology, position, origin, height, True) or _captures_somewhere(
-        topology, position, origin, height, position.cap[origin], height + 5
-    )
+    """Whether the stack at `origin` can move or capture, so that placement may be skipped (R080)."""
+    if position.tolerance & LOOSE_PLACEMENT != 0:
+        height = position.height[origin]
+        return _moves_somewhere(topology, position, origin, height, True) or _captures_somewhere(
+            topology, position, origin, height, position.cap[origin], height + 5
+        )
+    return moves_from(topology, position, origin) or captures_from(topology, position, origin)
 
 
 @compiled
@@ -146,7 +148,7 @@ def acts_after_placing(topology, position, player, cell, count):
     height = position.height[cell] + count
     cap = count + (position.cap[cell] if position.owner[cell] == player else 0)
     return _moves_somewhere(topology, position, cell, height, False) or _captures_somewhere(
-        topology, position, cell, height, cap, topology.size
+        topology, position, cell, height, cap, topology.width
     )
 
 
@@ -164,7 +166,7 @@ def can_place(topology, position, player, cell, count):
     """Whether `count` rings may be placed at `cell` (R080..R083)."""
     if count < 1 or count > placement_limit(position, player, cell):
         return False
-    if position.tolerance & PLACEMENT_COUNTS != 0:
+    if position.tolerance & LOOSE_PLACEMENT != 0:
         return count <= most_rings_at(topology, position, player, cell)
     return acts_after_placing(topology, position, player, cell, count)
 

@@ -5,6 +5,8 @@ No judgement of legality belongs here.
 
 from __future__ import annotations
 
+import numpy as np
+
 from ringrift_dagster.games.geometry import NO_CELL
 from ringrift_dagster.games.rules.compiled import compiled
 
@@ -68,7 +70,7 @@ def _settle(position, cell):
         position.owner[cell] = 0
         position.cap[cell] = 0
         return
-    owner = int(position.rings[cell, height - 1])
+    owner = np.int64(position.rings[cell, height - 1])
     cap = 1
     while cap < height and position.rings[cell, height - 1 - cap] == owner:
         cap += 1
@@ -108,7 +110,7 @@ def move_stack(position, origin, to):
 def take_top_ring(position, cell):
     """Remove the top ring; returns whose it was. The ring is still in play: the caller decides where it goes."""
     height = position.height[cell] - 1
-    ring = int(position.rings[cell, height])
+    ring = np.int64(position.rings[cell, height])
     position.height[cell] = height
     _settle(position, cell)
     return ring

@@ -1,0 +1,168 @@
+"""Findings on recorded games: what they say, or fail to say, about the AIs that played them.
+
+A finding is about the record of the players. It never changes a verdict of the gate: a game is canonical by its moves.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import orjson
+
+from ringrift_dagster.ai.engine_modes import engine_mode
+from ringrift_dagster.ai.registry import SOAK_PLAYS, AIType, Alias, Status, UnknownAI, resolve, type_of
+from ringrift_dagster.games.config import BOARDS, PLAYER_COUNTS, Config
+from ringrift_dagster.games.database import GameRecord
+
+WRITTEN_FOR_NOTHING = "heuristic"
+"""What RingRift writes into `game_players.ai_type` when it knows no AI (`app/db/game_replay.py`)."""
+SOAK_SOURCE = "soak_test"
+MAX_LISTED = 100
+"""Findings of one code in one database that are listed; all are counted."""
+
+
+class FindingCode(StrEnum):
+    """Reason codes of findings."""
+
+    NOT_RECORDED = "ai_not_recorded"
+    UNKNOWN = "unknown_ai"
+    COLUMNS_DISAGREE = "ai_columns_disagree"
+    OUTSIDE_CAPABILITIES = "ai_outside_capabilities"
+    DEPRECATED = "deprecated_ai"
+    REPLACED = "ai_replaced"
+
+
+MEANINGS: Mapping[FindingCode, str] = {
+    FindingCode.NOT_RECORDED: "nothing says which AI played",
+    FindingCode.UNKNOWN: "the recorded name is no AI type and no known alias",
+    FindingCode.COLUMNS_DISAGREE: "the column game_players.ai_type and the metadata name different AIs",
+    FindingCode.OUTSIDE_CAPABILITIES: "the AI cannot play this board or this number of players",
+    FindingCode.DEPRECATED: "the AI is deprecated or archived",
+    FindingCode.REPLACED: "RingRift's soak plays heuristic in place of this AI",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One finding on one game: its code, the number of the player it is about, and what was found."""
+
+    code: FindingCode
+    player: int
+    detail: str
+
+
+def findings(record: GameRecord) -> list[Finding]:
+    """What is to be said of the players of a game, by player; empty for a damaged game. Never raises for what a record contains."""
+    if record.damage is not None:
+        return []
+    metadata = _metadata(record)
+    columns = {row.number: row for row in record.players}
+    found: list[Finding] = []
+    for player in _players(record, columns):
+        row = columns.get(player)
+        if row is None or row.kind in (None, "ai"):
+            in_metadata = _text(metadata.get(f"player_{player}_ai_type"))
+            found += [Finding(code, player, detail) for code, detail in _of_player(record, in_metadata, row and row.ai_type)]
+    return found
+
+
+@dataclass
+class FindingsReport:
+    """The findings of one database: counts by code, and the first `MAX_LISTED` of each code with their games."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    listed: list[dict[str, Any]] = field(default_factory=list)
+    games: int = 0
+    """Games that have a finding."""
+
+    def add(self, record: GameRecord) -> None:
+        """Take in the findings of one game."""
+        found = findings(record)
+        self.games += bool(found)
+        for finding in found:
+            self.counts[finding.code.value] += 1
+            if self.counts[finding.code.value] <= MAX_LISTED:
+                self.listed.append({"game_id": record.game_id, **asdict(finding)})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The form of `ringrift-data verify --json`."""
+        counts = {code.value: self.counts[code.value] for code in FindingCode if self.counts[code.value]}
+        return {
+            "games": self.games,
+            "counts": counts,
+            "findings": self.listed,
+            "not_listed": sum(counts.values()) - len(self.listed),
+        }
+
+
+def _of_player(record: GameRecord, in_metadata: str | None, in_column: str | None) -> Iterator[tuple[FindingCode, str]]:
+    recorded = in_metadata
+    if recorded is None and in_column is not None and in_column != WRITTEN_FOR_NOTHING:
+        recorded = in_column
+    if recorded is None:
+        yield FindingCode.NOT_RECORDED, _missing(record, in_column)
+        return
+    try:
+        named, ai = resolve(recorded), type_of(recorded)
+    except UnknownAI as error:
+        yield FindingCode.UNKNOWN, str(error)
+        return
+    if in_column is not None and not _same(in_column, recorded):
+        yield FindingCode.COLUMNS_DISAGREE, f"metadata {recorded[:40]}, game_players {in_column[:40]}"
+    if ai is None:
+        return
+    config = _config(record)
+    if config is not None and not ai.can_play(config):
+        yield FindingCode.OUTSIDE_CAPABILITIES, f"{ai.name} plays {ai.domain}, not {config.key}"
+    if ai.status in (Status.DEPRECATED, Status.ARCHIVED):
+        yield FindingCode.DEPRECATED, f"{ai.name}: {ai.deprecation}"
+    if isinstance(named, AIType) and record.row.get("source") == SOAK_SOURCE and ai.name not in SOAK_PLAYS:
+        yield FindingCode.REPLACED, f"{ai.name} is recorded; the soak makes a heuristic of it"
+
+
+def _missing(record: GameRecord, in_column: str | None) -> str:
+    """Why no AI counts as recorded, and what the engine mode says about it."""
+    said = f"game_players says {in_column}, which RingRift writes when it knows none" if in_column else "neither place names an AI"
+    mode = engine_mode(_text(record.row.get("engine_mode")))
+    return f"{said}; engine mode {mode.name} plays {', '.join(mode.types)}" if mode and mode.types else said
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two recorded names mean the same entry of the registry."""
+    try:
+        return _name(resolve(one)) == _name(resolve(other))
+    except UnknownAI:
+        return one == other
+
+
+def _name(found: AIType | Alias | None) -> str | None:
+    return found and found.name
+
+
+def _players(record: GameRecord, columns: Mapping[int, object]) -> list[int]:
+    """The numbers of the players: as many as the row says, or else those that have a row."""
+    count = record.row.get("num_players")
+    return list(range(1, count + 1)) if count in PLAYER_COUNTS else sorted(columns)
+
+
+def _config(record: GameRecord) -> Config | None:
+    board, players = record.row.get("board_type"), record.row.get("num_players")
+    return Config(board, players) if board in BOARDS and players in PLAYER_COUNTS else None
+
+
+def _metadata(record: GameRecord) -> Mapping[str, Any]:
+    """The recorded metadata; empty when it is no JSON object."""
+    try:
+        parsed = orjson.loads(record.row.get("metadata_json") or "{}")
+    except (ValueError, TypeError, RecursionError):
+        return {}
+    return parsed if isinstance(parsed, dict) else {}
+
+
+def _text(value: object) -> str | None:
+    """A recorded name; None where none is recorded or it is blank."""
+    return None if value is None or not str(value).strip() else str(value)

@@ -1,0 +1,1 @@
+"""What everything else is governed by: the AI registry."""
