@@ -168,6 +168,14 @@ def print_latency() -> None:
         print(f"{name:58}{value:>22}   {beside}", flush=True)
 
 
+def print_policies() -> None:
+    """The policies' speed and strength; `python -m benchmarks policies` runs these alone."""
+    from benchmarks import policies
+
+    print(f"{'policies, one process':58}{'here':>15}   beside")
+    policies.run(lambda figure, here, beside: print(f"{figure:58}{here:>15}   {beside}", flush=True))
+
+
 def _in_own_process(what: str) -> dict[str, Any]:
     ended = subprocess.run([sys.executable, "-m", "benchmarks", what], capture_output=True, text=True, check=True)
     return json.loads(ended.stdout)
@@ -186,6 +194,9 @@ def main() -> None:
             return
         if sys.argv[1] == "latency":
             print_latency()
+            return
+        if sys.argv[1] == "policies":
+            print_policies()
             return
         figures = large_export() if sys.argv[1] == "large" else measure(sys.argv[1])
         print(json.dumps(figures))
@@ -208,6 +219,8 @@ def main() -> None:
     print_events()
     print()
     print_latency()
+    print()
+    print_policies()
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from numba.core import config as numba_config
 from numba.core.caching import FunctionCache
 
 _PACKAGE = Path(__file__).resolve().parents[2]
-_SOURCES = ("games/*.py", "games/rules/*.py", "datasets/features.py", "datasets/labels.py")
+_SOURCES = ("games/*.py", "games/rules/*.py", "ai/seeds.py", "ai/policies/*.py", "datasets/features.py", "datasets/labels.py")
 _OPERATORS_CHOICE = str(getattr(numba_config, "CACHE_DIR", ""))  # NUMBA_CACHE_DIR
 _log = logging.getLogger(__name__)
 
