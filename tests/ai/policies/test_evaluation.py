@@ -89,7 +89,7 @@ def test_exchanged_colours_exchange_the_scores(name: str, recorded: Callable[[st
             mirrored[field][1:3] = position[field][2:0:-1]
         mirrored["player"] = other[position["player"]]
         mirrored["winner"] = other[position["winner"]]
-        assert scores_of(config, mirrored.view(np.recarray) if isinstance(mirrored, np.ndarray) else mirrored) == before[::-1]
+        assert scores_of(config, mirrored) == before[::-1]
 
 
 def test_a_stack_is_threatened_by_one_with_as_high_a_cap_behind_which_there_is_room() -> None:
