@@ -6,6 +6,8 @@ elimination), R170..R173 (victory), R172 (last player standing).
 
 from __future__ import annotations
 
+from enum import IntEnum
+
 from ringrift_dagster.games import moves as m
 from ringrift_dagster.games.geometry import NO_CELL
 from ringrift_dagster.games.moves import EliminationContext, MoveType, Phase, RecoveryMode
@@ -30,6 +32,18 @@ from ringrift_dagster.games.rules.stacks import (
     take_top_ring,
 )
 from ringrift_dagster.games.rules.territory import find_border
+
+
+class Ending(IntEnum):
+    """What ended a game (R170..R173)."""
+
+    NONE = 0
+    ELIMINATION = 1
+    TERRITORY = 2
+    LAST_PLAYER_STANDING = 3
+    STALEMATE = 4
+    RESIGNATION = 5
+    TIMEOUT = 6
 
 
 @compiled
@@ -235,12 +249,11 @@ def _any_bare_placement(topology, position):
 
 
 @compiled
-def check_victory(topology, position):
-    """End the game if someone has won: by eliminated rings, territory, as the only one with rings, or by stalemate score."""
+def _victory(topology, position):
+    """(Ending, winner) by eliminated rings, territory, as the only one with rings, or by stalemate score; else NONE."""
     for player in range(1, position.players + 1):
         if position.eliminated[player] >= position.victory_threshold:
-            _finish(position, player)
-            return
+            return Ending.ELIMINATION, player
     total = 0
     for cell in range(position.cells):
         total += 1 if position.collapsed[cell] != 0 else 0
@@ -250,8 +263,7 @@ def check_victory(topology, position):
             for cell in range(position.cells):
                 own += 1 if position.collapsed[cell] == player else 0
             if own >= position.territory_minimum and own > total - own:
-                _finish(position, player)
-                return
+                return Ending.TERRITORY, player
     sole_owner = 0
     stacks = 0
     for cell in range(position.cells):
@@ -261,20 +273,42 @@ def check_victory(topology, position):
             if sole_owner == 0:
                 sole_owner = owner
             elif sole_owner != owner:
-                return
+                return Ending.NONE, 0
     if stacks > 0:
         for player in range(1, position.players + 1):
             if player != sole_owner and has_rings(position, player):
-                return
-        _finish(position, sole_owner)
-        return
+                return Ending.NONE, 0
+        return Ending.LAST_PLAYER_STANDING, sole_owner
     in_hand = False
     for player in range(1, position.players + 1):
         in_hand = in_hand or position.hand[player] > 0
     if not in_hand:
-        _finish(position, _stalemate_winner(position, False))
-    elif not _any_bare_placement(topology, position):
-        _finish(position, _stalemate_winner(position, True))
+        return Ending.STALEMATE, _stalemate_winner(position, False)
+    if not _any_bare_placement(topology, position):
+        return Ending.STALEMATE, _stalemate_winner(position, True)
+    return Ending.NONE, 0
+
+
+@compiled
+def check_victory(topology, position):
+    """End the game if someone has won: by eliminated rings, territory, as the only one with rings, or by stalemate score."""
+    ending, winner = _victory(topology, position)
+    if ending != Ending.NONE:
+        _finish(position, winner)
+
+
+@compiled
+def ending_of(topology, position, kind):
+    """The Ending of a finished game, from its last position and the type of its last move."""
+    if position.status == ACTIVE:
+        return Ending.NONE
+    if kind == MoveType.RESIGN:
+        return Ending.RESIGNATION
+    if kind == MoveType.TIMEOUT:
+        return Ending.TIMEOUT
+    ending, _ = _victory(topology, position)
+    # What ends a game and cannot be seen on the board is three rounds in which only the winner could act.
+    return ending if ending != Ending.NONE else Ending.LAST_PLAYER_STANDING
 
 
 @compiled
