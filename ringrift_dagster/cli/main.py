@@ -15,6 +15,7 @@ import click
 from ringrift_dagster.cli.output import Exit, complain
 
 COMMANDS = {
+    "selfplay": "Play games with our own AIs.",
     "verify": "Judge databases by the canonical rules.",
     "export": "Write training sets.",
     "inspect": "Look into a database or a training set.",
