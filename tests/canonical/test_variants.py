@@ -43,7 +43,7 @@ LOOSE = {
 
 def random_game(config: Config, seed: int, variant: str = RULE) -> tuple[PackedMoves, Position]:
     log, position = MoveLog(), empty_position(config)
-    for _, position, listed, count, chosen in playout(config, seed, variant=variant):
+    for _, position, listed, count, chosen in playout(config, seed, variant=variant):  # noqa: B007
         if count:
             log.append(listed.rows[chosen], listed.cells)
     return log.packed(), position
