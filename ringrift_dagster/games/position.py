@@ -22,12 +22,12 @@ SEATS = 5
 STATUSES = ("active", "completed", "abandoned")
 ACTIVE, COMPLETED, ABANDONED = range(3)
 
-FAST_TERRITORY, LOOSE_PLACEMENT = 1, 2
-"""Bits of `tolerance`, the shortcuts of RingRift's Python engine under which games were recorded (docs/decisions/0018).
+RULE, LOOSE_PLACEMENT = "rule", "loose_placement"
+VARIANTS = (RULE, LOOSE_PLACEMENT)
+"""What the moves of a game are legal under: the rule, or else RingRift's Python engine's shortcuts in ring placement.
 
-FAST_TERRITORY: a region closed off by collapsed spaces and edges alone must not contain markers. LOOSE_PLACEMENT: where some
-number of rings may be placed, so may every lower number; placement may be skipped for a stack that could only land on another
-stack. 0 is the rule.
+Under LOOSE_PLACEMENT every number of rings may be placed that is lower than one that may, and placement may be skipped for a stack
+that could only land on another stack. Games were recorded under both (docs/decisions/0018).
 """
 
 _CELLS = max(board.cells for board in BOARDS.values())
@@ -83,7 +83,7 @@ POSITION = np.dtype(
             "victory_threshold",
             "territory_minimum",
             "lps_required",
-            "tolerance",  # which shortcuts of RingRift's Python engine count as legal; 0 = none
+            "loose_placement",  # 1 = legal is what LOOSE_PLACEMENT says
         )
     ],
     align=True,
@@ -99,8 +99,8 @@ class UnreadableState(ValueError):
     """A state that is not of RingRift's shape."""
 
 
-def empty_position(config: Config, *, swap_rule: bool = False, tolerance: int = 0) -> Position:
-    """The position in which a canonical game of `config` starts; `tolerance` is a combination of the bits above."""
+def empty_position(config: Config, *, swap_rule: bool = False, variant: str = RULE) -> Position:
+    """The position in which a canonical game of `config` starts; `variant` is one of VARIANTS."""
     spec = config.spec
     position = np.zeros(1, dtype=POSITION).view(np.recarray)[0]
     position.hand[1 : config.players + 1] = spec.rings_per_player
@@ -115,7 +115,7 @@ def empty_position(config: Config, *, swap_rule: bool = False, tolerance: int = 
     position.territory_minimum = config.territory_threshold
     position.lps_required = LPS_ROUNDS_REQUIRED
     position.swap_rule = swap_rule
-    position.tolerance = tolerance
+    position.loose_placement = variant == LOOSE_PLACEMENT
     return position
 
 

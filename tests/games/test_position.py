@@ -19,7 +19,7 @@ from ringrift_dagster.games.database import GameDatabase, GameRecord
 from ringrift_dagster.games.fingerprint import fingerprint
 from ringrift_dagster.games.geometry import coordinates, topology
 from ringrift_dagster.games.moves import PackedMoves, pack
-from ringrift_dagster.games.position import PLACEMENT_COUNTS, Position, UnreadableState, read_position, read_serialized_state
+from ringrift_dagster.games.position import Position, UnreadableState, read_position, read_serialized_state
 from ringrift_dagster.games.replay import positions
 
 REMEMBERED = (
@@ -41,7 +41,7 @@ def serialized(state: dict[str, Any]) -> dict[str, Any]:
 
 def prepared(record: GameRecord) -> tuple[Config, Position, PackedMoves]:
     config, start = read_position(orjson.loads(record.initial_state or b""))
-    start.tolerance = PLACEMENT_COUNTS  # one of the games needs it
+    start.loose_placement = 1  # one of the games needs it
     return config, start, pack([move.record for move in record.moves], coordinates(config.board))
 
 

@@ -21,12 +21,13 @@ import numpy as np
 import orjson
 import pytest
 
-from ringrift_dagster.canonical.gate import Gate, game_digest, judged_games
+from ringrift_dagster.canonical.gate import Gate, judged_games
 from ringrift_dagster.datasets.soft_policy import soft_targets
 from ringrift_dagster.games import moves as m
 from ringrift_dagster.games import recording
 from ringrift_dagster.games.config import Config
 from ringrift_dagster.games.database import GameDatabase, GameRecord
+from ringrift_dagster.games.digest import game_digest
 from ringrift_dagster.games.moves import MoveType, PackedMoves
 from ringrift_dagster.games.position import empty_position
 from ringrift_dagster.games.recording import (

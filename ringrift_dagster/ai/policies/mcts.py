@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ringrift_dagster.ai.policies.evaluation import WEIGHTS, WON
 from ringrift_dagster.ai.policies.heuristic import best_of, exchange_sides, score_moves, scratch
 from ringrift_dagster.ai.policies.interface import Choice, LegalMoves, Policy
+from ringrift_dagster.ai.registry import BUDGETS
 from ringrift_dagster.ai.seeds import Generator, fraction
 from ringrift_dagster.games import moves as m
 from ringrift_dagster.games.config import Config
@@ -37,8 +38,6 @@ VALUE_SCALE = 1500.0
 """The score that stands for a value of 3/4."""
 NOISE = 0.25
 """The random share of the root's priors."""
-DEFAULT_BUDGET = 64
-MOST_SIMULATIONS = 100_000
 NO_NODE = -1
 
 
@@ -219,10 +218,11 @@ def search(topology, position, rows, cells, count, budget, weights, tree, room, 
 
 
 def mcts_policy(config: Config, budget: int | None = None) -> Policy:
-    """The policy `mcts` for games of `config`: `budget` simulations a decision, 1 to MOST_SIMULATIONS (ValueError)."""
-    simulations = DEFAULT_BUDGET if budget is None else budget
-    if not 1 <= simulations <= MOST_SIMULATIONS:
-        raise ValueError(f"the budget of mcts is 1 to {MOST_SIMULATIONS:,} simulations, not {simulations}")
+    """The policy `mcts` for games of `config`: `budget` simulations a decision, within the registry's bounds (ValueError)."""
+    bounds = BUDGETS["mcts"]
+    simulations = bounds.default if budget is None else budget
+    if not bounds.least <= simulations <= bounds.most:
+        raise ValueError(f"the budget of mcts is {bounds.least} to {bounds.most:,} simulations, not {simulations}")
     tables, room, nodes = topology(config.board), scratch(config.board), tree(config.board, simulations)
 
     def choose(position: Position, moves: LegalMoves, generator: Generator) -> Choice:
