@@ -115,7 +115,8 @@ _stopped = threading.Event()
 
 def default_workers() -> int:
     """One process for each core that this process may use."""
-    return min(len(os.sched_getaffinity(0)), MAX_WORKERS)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has no affinity
+    return min(cores, MAX_WORKERS)
 
 
 class Player:
