@@ -23,7 +23,7 @@ from ringrift_dagster.games import moves as m
 from ringrift_dagster.games.config import Config
 from ringrift_dagster.games.database import GameRecord
 from ringrift_dagster.games.geometry import coordinates, topology
-from ringrift_dagster.games.move_records import as_recorded
+from ringrift_dagster.games.move_records import as_recorded, move_key
 from ringrift_dagster.games.moves import MoveLog, MoveType, PackedMoves, UnreadableMove, pack
 from ringrift_dagster.games.position import UnreadableState, read_position
 from ringrift_dagster.games.recording import SOURCE
@@ -62,6 +62,8 @@ def replay_ais(records: Iterable[GameRecord]) -> list[AiReplay]:
 
 
 def _replay_one(record: GameRecord, policies: dict[tuple[Config, PolicySpec], Policy]) -> AiReplay:
+    if record.damage is not None:
+        return AiReplay(record.game_id, CANNOT, detail=f"the record cannot be read: {record.damage}"[:200])
     try:
         config, position = read_position(orjson.loads(record.initial_state or b""))
         moves = pack([move.record for move in record.moves], coordinates(config.board))
@@ -89,10 +91,7 @@ def _replay_one(record: GameRecord, policies: dict[tuple[Config, PolicySpec], Po
             decisions += 1
         again = _alone(config, listed.rows[chosen], listed.cells)
         if not _same(again, _alone(config, row, moves.cells)):
-            chosen_type = MoveType(int(again.rows[0, m.TYPE])).name.lower()
-            detail = (
-                f"recorded is {record.moves[number].kind}, chosen is {chosen_type}: {again.rows[0, m.ORIGIN : m.TARGET].tolist()}"
-            )
+            detail = f"recorded is {_name(config, row)}, chosen is {_name(config, again.rows[0])}"
             return AiReplay(record.game_id, DIFFERENT, decisions, number, detail)
         play(tables, position, listed.rows[chosen].copy(), listed.cells)
         if row[m.TYPE] == MoveType.SWAP_SIDES:
@@ -108,6 +107,15 @@ def _alone(config: Config, row: NDArray[np.int64], cells: NDArray[np.int64]) -> 
         return as_recorded(config, log.packed())
     except (ValueError, IndexError):
         return log.packed()  # no legal move looks like this
+
+
+def _name(config: Config, row: NDArray[np.int64]) -> str:
+    """A move in words: type, origin and destination, and of a placement how many rings."""
+    try:
+        name = move_key(config, row.tolist())
+    except ValueError:
+        return "no move that the rules know"
+    return name if row[m.COUNT] == m.NOT_GIVEN else f"{name} ({row[m.COUNT]} rings)"
 
 
 def _same(first: PackedMoves, second: PackedMoves) -> bool:
@@ -135,7 +143,11 @@ def _specs(metadata: Mapping[str, Any], config: Config) -> list[PolicySpec]:
     if metadata.get("source") != SOURCE:
         raise _Cannot("played by another engine, whose AIs of the same name choose otherwise")
     profiles = [metadata.get(f"player_{player}_profile_id", name) for player, name in zip(seats, names, strict=True)]
-    return [_spec(player, profile, config) for player, profile in zip(seats, profiles, strict=True)]
+    specs = [_spec(player, profile, config) for player, profile in zip(seats, profiles, strict=True)]
+    for player, name, spec in zip(seats, names, specs, strict=True):
+        if _spec(player, name, config).name != spec.name:
+            raise _Cannot(f"the AI of player {player} is recorded as {name}, its profile as {spec}")
+    return specs
 
 
 def _spec(player: int, text: object, config: Config) -> PolicySpec:

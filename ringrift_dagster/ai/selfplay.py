@@ -16,10 +16,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from ringrift_dagster.ai.policies import POLICIES
@@ -86,18 +87,36 @@ class SelfPlay:
         return str(uuid.uuid5(_IDS, "|".join((self.seed_path(index), *self.about.values()))))
 
 
+class InvalidRun(ValueError):
+    """A run that cannot be played; the message is one line that says why."""
+
+
 def check(run: SelfPlay) -> None:
-    """Raises ValueError, in one line, for a run that cannot be played."""
+    """Raises InvalidRun for a run that cannot be played."""
     if not run.ais:
-        raise ValueError("self-play needs at least one AI")
+        raise InvalidRun("self-play needs at least one AI")
     if run.swap_rule and run.config.players != 2:
-        raise ValueError(f"sides are swapped with two players only, not in {run.config.key}")
+        raise InvalidRun(f"sides are swapped with two players only, not in {run.config.key}")
     if not 0 <= run.root < 2**63:
-        raise ValueError(f"the seed is a number from 0 to {2**63 - 1}, not {run.root}")
+        raise InvalidRun(f"the seed is a number from 0 to {2**63 - 1}, not {run.root}")
 
 
 class WorkerLost(Exception):
     """A process that played games ended by itself; what was written stays."""
+
+
+class _Stopped(Exception):
+    """The game that is being played is no longer wanted."""
+
+
+_stopped = threading.Event()
+"""Set in a worker when the process that writes has stopped."""
+
+
+def default_workers() -> int:
+    """One process for each core that this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has no affinity
+    return min(cores, MAX_WORKERS)
 
 
 class Player:
@@ -122,6 +141,8 @@ class Player:
         probabilities: dict[int, Mapping[str, float]] = {}
         think_ms: list[int] = []
         while count := int(list_moves(self._tables, position, self._rows, self._cells)):
+            if _stopped.is_set():
+                raise _Stopped
             legal = LegalMoves(self._rows[:count], self._cells)
             chosen = 0
             if count > 1:
@@ -183,14 +204,14 @@ def record(
     """Play games 0 to `games` - 1 and write them, in this order, into the database `path`.
 
     With `resume` a database of the same run is continued; games that it has are not played again. Without, one that exists is
-    refused. Raises RecordingRefused and RecordingError as `GameRecorder` does, ValueError for a run that cannot be played, and
-    WorkerLost. However it ends, what was written are whole games.
+    refused. Raises RecordingRefused and RecordingError as `GameRecorder` does, InvalidRun for a run that cannot be played, and
+    WorkerLost. However it ends, by KeyboardInterrupt too, what was written are whole games.
     """
     check(run)
     if not 1 <= games <= MAX_GAMES:
-        raise ValueError(f"the number of games is 1 to {MAX_GAMES:,}, not {games}")
+        raise InvalidRun(f"the number of games is 1 to {MAX_GAMES:,}, not {games}")
     if not 1 <= workers <= MAX_WORKERS:
-        raise ValueError(f"the number of workers is 1 to {MAX_WORKERS}, not {workers}")
+        raise InvalidRun(f"the number of workers is 1 to {MAX_WORKERS}, not {workers}")
     if path.exists() and not resume:
         raise RecordingRefused(path, "exists already: add --resume to continue it, or write to another file")
     began = time.monotonic()
@@ -227,32 +248,51 @@ def _played(run: SelfPlay, indices: Sequence[int], workers: int) -> Iterator[Ite
         yield (game_rows(player.game(index)) for index in indices)
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(indices)), context, _start_worker)
+    stop, held = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(min(workers, len(indices)), context, _start_worker, (stop,))
     try:
         yield _in_order(pool, run, indices, _AHEAD * workers)
     except BrokenProcessPool as error:
         raise WorkerLost("a worker process ended unexpectedly (out of memory?): run this again with --resume") from error
+    except BaseException:
+        held.close()  # games that are being played are given up
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+        held.close()
+        stop.close()
 
 
 def _in_order(pool: ProcessPoolExecutor, run: SelfPlay, indices: Sequence[int], ahead: int) -> Iterator[GameRows]:
     pending: deque[Future[GameRows]] = deque()
     for index in indices:
-        pending.append(pool.submit(_play, run, index))
+        with _no_interrupts():
+            pending.append(pool.submit(_play, run, index))
         if len(pending) >= ahead:
             yield pending.popleft().result()
     while pending:
         yield pending.popleft().result()
 
 
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that writes decides when to stop
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+@contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """Put Ctrl-C off. Processes started meanwhile never see it: the one that writes decides when to stop."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
+def _start_worker(stop: Connection) -> None:
+    threading.Thread(target=_end_with_parent, args=(stop,), daemon=True).start()
+
+
+def _end_with_parent(stop: Connection) -> None:
+    """Stop playing when the parent closes its end of `stop`, and end when it was killed: nobody else would say so."""
+    with suppress(EOFError, OSError):
+        stop.recv()
+    _stopped.set()
     if (parent := multiprocessing.parent_process()) is not None:
         parent.join()
         os._exit(1)

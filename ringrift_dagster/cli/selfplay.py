@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
 
-from ringrift_dagster.cli.output import BadNews, Exit, Unreadable, as_json, print_json, print_table, progress
+from ringrift_dagster.cli.output import BadNews, Exit, Unreadable, as_json, complain, print_json, print_table, progress
 from ringrift_dagster.games.config import CONFIG_KEYS
 from ringrift_dagster.home import Home
 
@@ -50,7 +49,7 @@ def selfplay(
     database are whole games, however the command ends; --resume plays those that are missing.
     """
     from ringrift_dagster.ai.registry import InvalidSpec, parse_spec
-    from ringrift_dagster.ai.selfplay import SelfPlay, WorkerLost, record
+    from ringrift_dagster.ai.selfplay import InvalidRun, SelfPlay, WorkerLost, default_workers, record
     from ringrift_dagster.games.config import parse_config
     from ringrift_dagster.games.recording import RecordingError
 
@@ -63,16 +62,19 @@ def selfplay(
                 run,
                 games,
                 path,
-                workers=workers or os.cpu_count() or 1,
+                workers=workers or default_workers(),
                 resume=resume,
                 progress=lambda done, total: step(str(path), done, total),
             )
-    except (InvalidSpec, ValueError) as error:
+    except (InvalidSpec, InvalidRun) as error:
         raise click.UsageError(str(error)) from error
     except RecordingError as error:
         raise Unreadable(str(error)) from error
     except WorkerLost as error:
         raise BadNews(f"{path}: {error}") from error
+    except KeyboardInterrupt:
+        complain(f"{path}: interrupted, the games in it are whole: run this again with --resume")
+        return Exit.INTERRUPTED
     if json_output:
         print_json({**vars(written), "config": config, "seed": root, "ais": [str(spec) for spec in run.ais]})
         return Exit.GOOD
