@@ -86,6 +86,11 @@ class SelfPlay:
         return str(uuid.uuid5(_IDS, "|".join((self.seed_path(index), *self.about.values()))))
 
 
+def database_name(config: Config, root: int) -> str:
+    """The usual name of the database of a config's games from the seed `root`."""
+    return f"ringrift_dagster_{config.key}_{root}.db"
+
+
 def check(run: SelfPlay) -> None:
     """Raises ValueError, in one line, for a run that cannot be played."""
     if not run.ais:
