@@ -196,11 +196,12 @@ def _complete(audited: Audit, run: SelfPlay, games: int) -> dg.AssetCheckResult:
 
 
 def _same_again(again: list[PlayedAgain]) -> dg.AssetCheckResult:
-    different = [game.index for game in again if not game.same]
+    different = ", ".join(str(game.index) for game in again if not game.same)
+    same = ", ".join(str(game.index) for game in again if game.same)
     return dg.AssetCheckResult(
         check_name="same_seed_same_digests",
         passed=not different,
-        description=f"played differently: game {', '.join(map(str, different))}" if different else f"{len(again)} games, the same",
+        description=f"played differently: game {different}" if different else f"the same digests again: game {same}",
         metadata={
             "played again": table(
                 ["game", "digest recorded", "digest now"],
