@@ -31,6 +31,7 @@ from ringrift_dagster.defs.policies import OWNERS, RETRY, config_check
 from ringrift_dagster.defs.presentation import location, table
 from ringrift_dagster.defs.resources import HomeResource, PlaneResource
 from ringrift_dagster.games.config import Config, parse_config
+from ringrift_dagster.games.database import DatabaseUnreadable
 from ringrift_dagster.games.recording import RecordingError, RecordingRefused
 
 NAME = "selfplay_games"
@@ -95,24 +96,24 @@ def selfplay_games(
     depend on seed, config and AIs alone. A database is continued, never overwritten: the same again plays nothing, and a run that
     was stopped goes on where it was. Runs by hand only; hosts of a cluster that play are better at it.
     """
-    played = parse_config(context.partition_key)
+    parsed = parse_config(context.partition_key)
     if not config.also_with_selfplay_hosts:
         _refuse_beside_selfplay_hosts(plane)
-    games = config.games or FIRST_GAMES[played.board]
-    path = home.home.selfplay / database_name(played, config.seed)
+    games = config.games or FIRST_GAMES[parsed.board]
+    path = home.home.selfplay / database_name(parsed, config.seed)
     try:
-        run = SelfPlay(played, config.seed, tuple(parse_spec(text, played) for text in config.ais.split(",")), config.swap_rule)
+        run = SelfPlay(parsed, config.seed, tuple(parse_spec(text, parsed) for text in config.ais.split(",")), config.swap_rule)
         workers = config.workers or os.cpu_count() or 1
         written = record(run, games, path, workers=workers, resume=True, progress=_logged(context, path))
         again = list(play_again(run, written, sorted({0, games - 1})))
+        with VerdictStore(home.home.verdicts) as store:
+            audited = audit(path, store)
     except RecordingRefused as error:
         raise dg.Failure(f"{error} (each seed has a database of its own)", allow_retries=False) from error
     except ValueError as error:
         raise dg.Failure(str(error), allow_retries=False) from error
-    except (RecordingError, WorkerLost) as error:
+    except (RecordingError, WorkerLost, DatabaseUnreadable) as error:
         raise dg.Failure(str(error)) from error
-    with VerdictStore(home.home.verdicts) as store:
-        audited = audit(path, store)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(digest_root(audited.digests.values())),
         metadata=_metadata(run, written, audited),
