@@ -91,6 +91,11 @@ class InvalidRun(ValueError):
     """A run that cannot be played; the message is one line that says why."""
 
 
+def database_name(config: Config, root: int) -> str:
+    """The usual name of the database of a config's games from the seed `root`."""
+    return f"ringrift_dagster_{config.key}_{root}.db"
+
+
 def check(run: SelfPlay) -> None:
     """Raises InvalidRun for a run that cannot be played."""
     if not run.ais:

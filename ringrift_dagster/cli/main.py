@@ -20,6 +20,7 @@ COMMANDS = {
     "export": "Write training sets.",
     "inspect": "Look into a database or a training set.",
     "registry": "RingRift's evidence beside our verdicts; the state of every config.",
+    "rules": "What the canonical rules allow: counts of legal moves by depth.",
     "ai": "The AIs that RingRift has, what each can do, and what its ladders contradict.",
     "where": "Every copy of an item, and who could give it best.",
     "manifest": "What exists, where, and whether it is good: refresh it, ask it.",

@@ -49,12 +49,12 @@ def selfplay(
     database are whole games, however the command ends; --resume plays those that are missing.
     """
     from ringrift_dagster.ai.registry import InvalidSpec, parse_spec
-    from ringrift_dagster.ai.selfplay import InvalidRun, SelfPlay, WorkerLost, default_workers, record
+    from ringrift_dagster.ai.selfplay import InvalidRun, SelfPlay, WorkerLost, database_name, default_workers, record
     from ringrift_dagster.games.config import parse_config
     from ringrift_dagster.games.recording import RecordingError
 
     parsed = parse_config(config)
-    path = out or Home.from_env().selfplay / f"ringrift_dagster_{config}_{root}.db"
+    path = out or Home.from_env().selfplay / database_name(parsed, root)
     try:
         run = SelfPlay(parsed, root, tuple(parse_spec(text, parsed) for text in ais.split(",")), swap_rule)
         with progress("games") as step:

@@ -117,6 +117,43 @@ def move_records(config: Config, moves: PackedMoves) -> list[Record]:
     return [move_record(config, row, cells, number) for number, row in enumerate(moves.rows.tolist(), start=1)]
 
 
+def move_text(config: Config, row: Sequence[int], cells: Sequence[int]) -> str:
+    """A packed move as one line for people, e.g. `overtaking_capture 0,4 over 0,6 to 0,7`. Cells have their keys, lists are sorted.
+
+    Raises ValueError as `move_record` does.
+    """
+    kind, keys = MoveType(row[m.TYPE]), coordinates(config.board).key_of
+    words = [_TYPE_NAMES[kind]]
+
+    def place(preposition: str, *numbers: int) -> None:
+        words.extend([preposition, *(keys[_on_board(keys, cell)] for cell in sorted(map(int, numbers)))])
+
+    first, second = (
+        cells[row[at] : row[at] + row[length]] for at, length in ((m.FIRST, m.FIRST_LENGTH), (m.SECOND, m.SECOND_LENGTH))
+    )
+    if kind == MoveType.RECOVERY_SLIDE and row[m.MODE] != RecoveryMode.LINE:
+        words.append(_MODE_NAMES[row[m.MODE]])
+    for preposition, cell in (("from", row[m.ORIGIN]), ("over", row[m.TARGET])):
+        if cell != NO_CELL:
+            place(preposition, cell)
+    if kind in _LINE_MOVES or kind == MoveType.CHOOSE_TERRITORY_OPTION:
+        place("of", *first)
+    elif row[m.TO] != NO_CELL and kind not in PLACELESS and kind not in (MoveType.SKIP_PLACEMENT, MoveType.SKIP_RECOVERY):
+        place("to" if row[m.ORIGIN] != NO_CELL else "at", row[m.TO])
+    if kind == MoveType.PLACE_RING and row[m.COUNT] != m.NOT_GIVEN:
+        words.append(f"rings {row[m.COUNT]}")
+    if kind == MoveType.ELIMINATE_RINGS_FROM_STACK and row[m.CONTEXT] != EliminationContext.UNSTATED:
+        words.append(f"context {_CONTEXT_NAMES[row[m.CONTEXT]]}")
+    if kind == MoveType.CHOOSE_LINE_OPTION:
+        place("collapsing", *second)
+    elif kind == MoveType.RECOVERY_SLIDE:
+        if row[m.OPTION] == 2:
+            place("collapsing", *first)
+        elif len(second):
+            place("taking a ring from", *second)
+    return " ".join(words)
+
+
 def as_recorded(config: Config, moves: PackedMoves) -> PackedMoves:
     """The form in which these moves are read back from a database, which is the form that digests are made of.
 

@@ -27,7 +27,7 @@ from ringrift_dagster.games.fingerprint import buffer_for, hash_position, hash_t
 from ringrift_dagster.games.geometry import NO_CELL, topology
 from ringrift_dagster.games.move_records import as_recorded, move_record
 from ringrift_dagster.games.moves import MoveType, PackedMoves, Phase
-from ringrift_dagster.games.position import COMPLETED, STATUSES, Position, empty_position
+from ringrift_dagster.games.position import COMPLETED, RULE, STATUSES, Position, empty_position
 from ringrift_dagster.games.replay import positions
 from ringrift_dagster.games.rules.turns import Ending, ending_of
 from ringrift_dagster.games.schema18 import SCHEMA, SCHEMA_VERSION
@@ -88,7 +88,8 @@ class PlayedGame:
     `players` are in the order of the seats whose moves they chose; `swap_sides` changes nothing in it. `probabilities` and
     `search_stats` are by index of the move: what a search thought of the legal moves (see
     `move_records.move_probabilities`), and anything else it has to tell. `think_ms`, if given, has an entry for every move.
-    Times are UTC; naive ones are taken as such. `metadata` is kept with the game as it is.
+    Times are UTC; naive ones are taken as such. `variant` is what its moves are legal under (`games.position.VARIANTS`).
+    `metadata` is kept with the game as it is.
     """
 
     game_id: str
@@ -103,6 +104,7 @@ class PlayedGame:
     search_stats: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     think_ms: Sequence[int] | None = None
     source: str = SOURCE
+    variant: str = RULE
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -133,8 +135,7 @@ def game_rows(game: PlayedGame) -> GameRows:
         raise UnrecordableGame(f"game {game.game_id}: {len(game.moves)} moves, a game has at least {MIN_MOVES}")
     try:
         moves = as_recorded(config, game.moves)
-        start = empty_position(config)
-        start.swap_rule = game.swap_rule
+        start = empty_position(config, swap_rule=game.swap_rule, variant=game.variant)
         digest = game_digest(config, start, moves)
         return _replayed(game, moves, start, digest)
     except ValueError as error:

@@ -29,6 +29,7 @@ const ENGINE_EXPORTS = {
   'legacy/legacyMoveTypes': ['normalizeLegacyMove'],
   'aggregates/PlacementAggregate': ['validatePlacementOnBoard'],
   'aggregates/LineAggregate': ['enumerateChooseLineRewardMoves', 'findLinesForPlayer'],
+  'aggregates/RecoveryAggregate': ['enumerateExpandedRecoverySlideTargets'],
   'aggregates/TerritoryAggregate': ['enumerateTerritoryEliminationMoves'],
   'aggregates/VictoryAggregate': ['evaluateVictory'],
   'contracts/serialization': ['deserializeGameState'],
@@ -465,10 +466,31 @@ function playGame(config, swapRule, seed, maxMoves) {
 
 // ── perft ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+/** Each run of a longer line that a recovery may collapse at no cost: RingRift's list has the first, its validation takes all. */
+function allRuns(move, state) {
+  const same = (a, b) => a.x === b.x && a.y === b.y;
+  const { linePositions: line } = engine
+    .enumerateExpandedRecoverySlideTargets(state, move.player)
+    .find((target) => target.isOverlength && same(target.from, move.from) && same(target.to, move.to));
+  const length = move.collapsePositions.length;
+  const starts = Array.from({ length: line.length - length + 1 }, (_, start) => start);
+  const runs = starts.map((start) => line.slice(start, start + length));
+  return runs.filter((run) => run.some((cell) => same(cell, move.to))).map((run) => ({ ...move, collapsePositions: run }));
+}
+
+/** The list with each decision once, as ours has it: no second way to process a line, no line before a debt, every run. */
+function decisions(state) {
+  const { moves } = legalList(state);
+  if (moves.some((move) => move.eliminationContext === 'line')) return moves.filter((move) => move.eliminationContext === 'line');
+  const whole = (move) => move.type === 'choose_line_option' && move.collapsedMarkers.length === move.formedLines[0].positions.length;
+  const distinct = moves.filter((move) => !whole(move));
+  return distinct.flatMap((move) => ((move.recoveryOption ?? move.option) === 2 ? allRuns(move, state) : [move]));
+}
+
 function perft(game, depth) {
   if (depth === 0) return 1;
-  const { texts, moves } = legalList(game.state);
-  if (depth === 1) return texts.length;
+  const moves = decisions(game.state);
+  if (depth === 1) return moves.length;
   return moves.reduce((sum, move) => sum + perft(play(game, record(move, game.state)), depth - 1), 0);
 }
 
@@ -538,9 +560,10 @@ async function main() {
     }
     const depth = Number(values.depth);
     if (values.divide) {
-      const { texts, moves } = legalList(game.state);
-      for (const [i, move] of moves.entries()) {
-        await write(JSON.stringify({ move: JSON.parse(texts[i]), leaves: perft(play(game, record(move, game.state)), depth - 1) }));
+      const table = cellsOf(game.state.board.type);
+      for (const move of decisions(game.state)) {
+        const leaves = perft(play(game, record(move, game.state)), depth - 1);
+        await write(JSON.stringify({ move: encode(move, table), leaves }));
       }
     } else {
       for (let d = 1; d <= depth; d += 1) await write(JSON.stringify({ config: configs[0], depth: d, leaves: perft(game, d) }));
