@@ -25,6 +25,8 @@ from ringrift_dagster.games.geometry import coordinates
 from ringrift_dagster.games.moves import MoveType
 from ringrift_dagster.games.position import Position
 
+pytestmark = pytest.mark.timeout(900)  # where machine code has to be compiled first, on a machine that others share
+
 RUNS = (
     ("square8_2p", "random", False),
     ("square8_2p", "heuristic,mcts:8", True),

@@ -22,6 +22,8 @@ from ringrift_dagster.home import Home
 
 Call = Callable[..., tuple[int, str, str]]
 
+pytestmark = pytest.mark.timeout(900)  # where machine code has to be compiled first, on a machine that others share
+
 PROJECT = Path(__file__).parents[2]
 OPTIONS = {"--config": "square8_2p", "--games": "2", "--seed": "7", "--ai": "random", "--workers": "1"}
 
