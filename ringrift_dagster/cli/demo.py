@@ -21,7 +21,7 @@ import dagster as dg
 
 from ringrift_dagster.cli.dagster_home import held
 from ringrift_dagster.cli.demo_cluster import BUCKET, DRIVE, WITH_DATA, WITHOUT_DATA, DemoCluster, demo_cluster, games_of
-from ringrift_dagster.cli.demo_games import play_games
+from ringrift_dagster.cli.demo_games import PLAYED, play_games
 from ringrift_dagster.cli.output import Exit, complain, print_table
 from ringrift_dagster.cli.registry import print_configs
 from ringrift_dagster.cli.services import Services, choose_port, stopped_by_signals
@@ -247,9 +247,9 @@ def _places(found: Whereabouts) -> str:
 
 
 def _missing(home: Home) -> Iterator[tuple[str, str]]:
-    """Whatever the games should have led to and did not: there are some of every config."""
+    """Whatever the games should have led to and did not."""
     for state in overview(home):
-        if state.training_set is None:
+        if state.config in PLAYED and state.training_set is None:
             yield state.config, "it has no training set"
         if state.config == DAMAGED_CONFIG and "result_mismatch" not in state.rejected:
             yield state.config, "its damaged game was not rejected"

@@ -17,7 +17,7 @@ from ringrift_dagster.games.config import BOARDS
 
 @pytest.fixture(autouse=True)
 def one_config(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo_games, "CONFIG_KEYS", ("hex8_2p",))
+    monkeypatch.setattr(demo_games, "PLAYED", ("hex8_2p",))
 
 
 def played(into: Path) -> str:
