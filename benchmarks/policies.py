@@ -89,7 +89,7 @@ def speed(ai: str, config: Config, games: int) -> tuple[float, float]:
 
 
 def run(row: Callable[[str, str, str], None]) -> None:
-    """Give every figure to `row` as (figure, here, beside)."""
+    """Measure, and pass each figure to `row` as (figure, here, beside)."""
     for key in SPEED_CONFIGS:
         for ai, games in SPEED.items():
             rate, moves = speed(ai, parse_config(key), games)

@@ -1,7 +1,7 @@
 """The rules by themselves: legal moves listed, random games played from the list, and the same games replayed.
 
 One process, compiled code alone. The bound of a random move (list all moves, draw one, play it) is the replay of the same game
-(ask whether one move is legal, play it), as the gate does.
+(check one move, play it), as in the gate.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _play_all(key: str, games: int) -> int:
 
 
 def run(row: Callable[[str, str, str], None], best_rate: Callable[[Callable[[], int]], float]) -> None:
-    """Give every figure to `row` as (figure, here, beside); `best_rate` measures units a second of a function."""
+    """Measure, and pass each figure to `row` as (figure, here, beside); `best_rate` measures units a second of a function."""
     for key, number in GAMES.items():
         board = parse_config(key).board
         games = list(_random_games(key, number))

@@ -66,7 +66,7 @@ def _replayed(key: str, games: list[PackedMoves]) -> int:
 
 
 def run(row: Callable[[str, str, str], None], best_rate: Callable[[Callable[[], int]], float]) -> None:
-    """Give every figure to `row` as (figure, here, beside); `best_rate` measures units a second of a function."""
+    """Measure, and pass each figure to `row` as (figure, here, beside); `best_rate` measures units a second of a function."""
     for key, ai, games in GAMES:
         _played(key, ai, 1)
         written = _played(key, ai, games)

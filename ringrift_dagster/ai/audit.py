@@ -1,6 +1,6 @@
-"""What a database of our self-play holds: the gate's verdict on each of its games, and whether they come out of their seeds again.
+"""Audit of a self-play database: the gate's verdict on every game, and whether games are reproduced from their seeds.
 
-Playing and writing games is `selfplay`'s; why a game is canonical is the gate's.
+Games are played and written in `selfplay`; what makes a game canonical is defined in `canonical.gate`.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from ringrift_dagster.games.database import GameDatabase
 from ringrift_dagster.games.recording import game_rows
 
 NOBODY = 0
-"""The seat of a game that nobody won."""
+"""The winner's seat in `Audit.results` where a game has no winner."""
 
 
 @dataclass
 class Audit:
-    """The games of a database as the gate judged them.
+    """The games of one database as the gate judged them.
 
-    `digests` are those of the canonical games by id, `rejected` the gate's entries of the others (unfinished ones included), and
-    `results` counts canonical games by (how they ended, seat of the winner or NOBODY).
+    `digests` maps the ids of canonical games to their digests, `rejected` lists the gate's entries for all other games (unfinished
+    ones included), and `results` counts canonical games by (ending, seat of the winner or NOBODY).
     """
 
     digests: dict[str, str] = field(default_factory=dict)
@@ -35,29 +35,29 @@ class Audit:
     moves: int = 0
 
     def missing(self, run: SelfPlay, games: int) -> list[int]:
-        """Which of the games 0 to `games` - 1 of a run are not there, or not canonical."""
+        """Indices of the games 0 to `games` - 1 of a run that are absent or not canonical."""
         return [index for index in range(games) if run.game_id(index) not in self.digests]
 
 
 def audit(path: Path, store: VerdictStore | None = None) -> Audit:
-    """Judge every game of a database; with a `store`, only those that it has no verdict on. Raises DatabaseUnreadable."""
-    found = Audit()
+    """Judge every game of a database, reusing the verdicts of `store` if one is given. Raises DatabaseUnreadable."""
+    audited = Audit()
     with GameDatabase(path) as database:
         for judged in judged_games(database, Gate(store)):
             record, verdict = judged.record, judged.verdict
             if verdict.digest is None or verdict.reason not in (None, "duplicate_game"):
-                found.rejected.append(verdict.rejection())
+                audited.rejected.append(verdict.rejection())
                 continue
-            found.digests[record.game_id] = verdict.digest
+            audited.digests[record.game_id] = verdict.digest
             ending = str(record.row.get("termination_reason") or "").rpartition(":")[2]
-            found.results[ending, record.row.get("winner") or NOBODY] += 1
-            found.moves += len(record.moves)
-    return found
+            audited.results[ending, record.row.get("winner") or NOBODY] += 1
+            audited.moves += len(record.moves)
+    return audited
 
 
 @dataclass(frozen=True)
-class PlayedAgain:
-    """A game that was played a second time: the digest that is recorded, and the one it has now."""
+class Reproduction:
+    """A game that was played a second time from its seed: the recorded digest, and the digest of the second playing."""
 
     index: int
     recorded: str
@@ -68,8 +68,8 @@ class PlayedAgain:
         return self.digest == self.recorded
 
 
-def play_again(run: SelfPlay, written: Written, indices: Iterable[int]) -> Iterator[PlayedAgain]:
-    """Play some games of a run again, in this process; nothing is written."""
+def reproduce(run: SelfPlay, written: Written, indices: Iterable[int]) -> Iterator[Reproduction]:
+    """Play the games `indices` of a run from their seeds a second time, in this process; nothing is written."""
     player = Player(run)
     for index in indices:
-        yield PlayedAgain(index, written.digests[index], game_rows(player.game(index)).digest)
+        yield Reproduction(index, written.digests[index], game_rows(player.game(index)).digest)

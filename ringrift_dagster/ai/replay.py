@@ -1,7 +1,7 @@
-"""Replaying the decisions of recorded games: does the AI that a record names choose the recorded moves again?
+"""Replay of the AIs of recorded games: whether the recorded AI, with the recorded seed, chooses the recorded moves.
 
-Only games of our own policies can be asked: their decisions follow from the position and the seed. Whether moves are legal is the
-gate's question, not asked here.
+Only games of this project's own policies can be replayed: their decisions follow from the position and the seed. Legality is
+judged by `canonical.gate`, not here.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ SAME, DIFFERENT, CANNOT = "same", "different", "cannot"
 
 @dataclass(frozen=True)
 class AiReplay:
-    """What came of asking the AIs of one game again.
+    """The result of replaying the AIs of one game.
 
-    `outcome` is `same` (every move is chosen again), `different` (`move_number` is the first that is not) or `cannot`, with the
-    reason in `detail`. `decisions` counts the choices that were compared.
+    `outcome` is `same` (the AIs choose every recorded move), `different` (`move_number`, from 0, is the first that they do not
+    choose) or `cannot` (the AIs cannot be replayed, for the reason in `detail`). `decisions` counts the choices that were compared.
     """
 
     game_id: str
@@ -51,12 +51,12 @@ class AiReplay:
         return asdict(self)
 
 
-class _Cannot(Exception):
-    """The game cannot be asked; the message says why."""
+class _NotReplayable(Exception):
+    """The AIs of a game cannot be replayed; the message says why."""
 
 
 def replay_ais(records: Iterable[GameRecord]) -> list[AiReplay]:
-    """Ask the AIs of every game again; policies are made once for a config. Never raises for what a record contains."""
+    """Replay the AIs of every game; a policy is made once for each config. Never raises for what a record contains."""
     policies: dict[tuple[Config, PolicySpec], Policy] = {}
     return [_replay_one(record, policies) for record in records]
 
@@ -70,37 +70,37 @@ def _replay_one(record: GameRecord, policies: dict[tuple[Config, PolicySpec], Po
         metadata = _metadata(record)
         specs = _specs(metadata, config)
         path = _seed_path(metadata, config)
-    except _Cannot as error:
+    except _NotReplayable as error:
         return AiReplay(record.game_id, CANNOT, detail=str(error))
     except (UnreadableMove, UnreadableState, ValueError, RecursionError) as error:
         return AiReplay(record.game_id, CANNOT, detail=f"the record cannot be read: {error}"[:200])
     for spec in set(specs):
         policies.setdefault((config, spec), POLICIES[spec.name](config, spec.budget))
-    tables, listed = topology(config.board), buffers(config.board)
+    tables, legal = topology(config.board), buffers(config.board)
     seating = list(range(config.players))
     decisions = 0
     for number, row in enumerate(moves.rows):
-        count = int(list_moves(tables, position, listed.rows, listed.cells))
+        count = int(list_moves(tables, position, legal.rows, legal.cells))
         if count == 0:
-            return AiReplay(record.game_id, DIFFERENT, decisions, number, "the game is over by then")
+            return AiReplay(record.game_id, DIFFERENT, decisions, number, "the game has already ended")
         chosen = 0
         if count > 1:
             player = int(position.player)
             policy = policies[config, specs[seating[player - 1]]]
-            chosen = policy(position, LegalMoves(listed.rows[:count], listed.cells), move_generator(path, player, number)).index
+            chosen = policy(position, LegalMoves(legal.rows[:count], legal.cells), move_generator(path, player, number)).index
             decisions += 1
-        again = _alone(config, listed.rows[chosen], listed.cells)
-        if not _same(again, _alone(config, row, moves.cells)):
-            detail = f"recorded is {_name(config, row)}, chosen is {_name(config, again.rows[0])}"
+        choice = _as_single(config, legal.rows[chosen], legal.cells)
+        if not _same(choice, _as_single(config, row, moves.cells)):
+            detail = f"recorded is {_name(config, row)}, chosen is {_name(config, choice.rows[0])}"
             return AiReplay(record.game_id, DIFFERENT, decisions, number, detail)
-        play(tables, position, listed.rows[chosen].copy(), listed.cells)
+        play(tables, position, legal.rows[chosen].copy(), legal.cells)
         if row[m.TYPE] == MoveType.SWAP_SIDES:
             seating.reverse()
     return AiReplay(record.game_id, SAME, decisions)
 
 
-def _alone(config: Config, row: NDArray[np.int64], cells: NDArray[np.int64]) -> PackedMoves:
-    """One move by itself, as it is read back from a database."""
+def _as_single(config: Config, row: NDArray[np.int64], cells: NDArray[np.int64]) -> PackedMoves:
+    """One move as a list of its own, in the form in which it is read back from a database."""
     log = MoveLog()
     log.append(row, cells)
     try:
@@ -110,7 +110,7 @@ def _alone(config: Config, row: NDArray[np.int64], cells: NDArray[np.int64]) -> 
 
 
 def _name(config: Config, row: NDArray[np.int64]) -> str:
-    """A move in words: type, origin and destination, and of a placement how many rings."""
+    """A move as text: type, origin, destination, and the number of rings of a placement."""
     try:
         name = move_key(config, row.tolist())
     except ValueError:
@@ -128,25 +128,25 @@ def _metadata(record: GameRecord) -> Mapping[str, Any]:
     except (ValueError, TypeError):
         metadata = None
     if not isinstance(metadata, dict):
-        raise _Cannot("the game's metadata are no JSON object")
+        raise _NotReplayable("the game's metadata are no JSON object")
     return metadata
 
 
 def _specs(metadata: Mapping[str, Any], config: Config) -> list[PolicySpec]:
-    """Who played each seat. First whether all are AIs of ours, then whether it was our engine that played them."""
+    """The policies of the seats. Raises _NotReplayable unless all are this project's policies, played by its own engine."""
     seats = range(1, config.players + 1)
     names = [metadata.get(f"player_{player}_ai_type") for player in seats]
     for player, name in zip(seats, names, strict=True):
         if name is None:
-            raise _Cannot(f"the AI of player {player} is not recorded")
+            raise _NotReplayable(f"the AI of player {player} is not recorded")
         _spec(player, name, config)
     if metadata.get("source") != SOURCE:
-        raise _Cannot("played by another engine, whose AIs of the same name choose otherwise")
+        raise _NotReplayable("played by another engine, whose AIs of the same name choose otherwise")
     profiles = [metadata.get(f"player_{player}_profile_id", name) for player, name in zip(seats, names, strict=True)]
     specs = [_spec(player, profile, config) for player, profile in zip(seats, profiles, strict=True)]
     for player, name, spec in zip(seats, names, specs, strict=True):
         if _spec(player, name, config).name != spec.name:
-            raise _Cannot(f"the AI of player {player} is recorded as {name}, its profile as {spec}")
+            raise _NotReplayable(f"the AI of player {player} is recorded as {name}, its profile as {spec}")
     return specs
 
 
@@ -154,17 +154,17 @@ def _spec(player: int, text: object, config: Config) -> PolicySpec:
     try:
         return parse_spec(str(text), config)
     except InvalidSpec as error:
-        raise _Cannot(f"player {player}: {str(error).partition(';')[0]}") from error
+        raise _NotReplayable(f"player {player}: {str(error).partition(';')[0]}") from error
 
 
 def _seed_path(metadata: Mapping[str, Any], config: Config) -> tuple[str, ...]:
     path = metadata.get("seed_path")
     if not isinstance(path, str):
-        raise _Cannot("no seed path is recorded")
+        raise _NotReplayable("no seed path is recorded")
     words = tuple(path.split(SEPARATOR))
     if len(words) != 3 or words[1] != config.key or not all(words):
-        raise _Cannot(f"{path[:60]!r} is no seed path of a {config.key} game")
+        raise _NotReplayable(f"{path[:60]!r} is no seed path of a {config.key} game")
     version = metadata.get(f"{ABOUT_PREFIX}engine_version")
     if version != ENGINE_VERSION:
-        raise _Cannot(f"played by version {str(version)[:20]} of the engine, this is version {ENGINE_VERSION}")
+        raise _NotReplayable(f"played by version {str(version)[:20]} of the engine, this is version {ENGINE_VERSION}")
     return words

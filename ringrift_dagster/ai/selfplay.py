@@ -41,12 +41,12 @@ ENGINE_VERSION = "1"
 """Changes whenever the same seed gives another game: with the rules' list of moves, the draws, or a policy."""
 
 ABOUT_PREFIX = "selfplay_"
-"""Of the keys under which a game's metadata repeat what its database says of itself."""
+"""Prefix of the keys of `SelfPlay.about` in the metadata of a game."""
 
 MAX_GAMES = 1_000_000
 MAX_WORKERS = 64
 _AHEAD = 4
-"""Games under way for each worker, played or waiting for an earlier one to be written."""
+"""Games in progress for each worker: being played, or waiting for an earlier one to be written."""
 
 _IDS = uuid.UUID("6f1f4b61-3b29-5a8e-9a52-3d6f0c8f2a11")
 """Namespace of game ids."""
@@ -57,7 +57,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class SelfPlay:
-    """What is played: `ais` take the seats in turn, so that with two AIs and two players each begins every other game."""
+    """A run of self-play; `ais` take the seats in turn, so that two AIs of a two-player config alternate in beginning."""
 
     config: Config
     root: int
@@ -66,7 +66,7 @@ class SelfPlay:
 
     @property
     def about(self) -> Mapping[str, str]:
-        """What a database of these games says of itself; one that says something else is not continued."""
+        """The identity of the run, stored in its database; a database with other values is not continued."""
         return {
             "seed": str(self.root),
             "ais": ",".join(map(str, self.ais)),
@@ -75,11 +75,11 @@ class SelfPlay:
         }
 
     def seats(self, index: int) -> tuple[PolicySpec, ...]:
-        """Who plays which seat of game `index`."""
+        """The policies of the seats of game `index`."""
         return tuple(self.ais[(index + seat) % len(self.ais)] for seat in range(self.config.players))
 
     def seed_path(self, index: int) -> str:
-        """The path that the seeds of game `index` begin with."""
+        """The path with which all seeds of game `index` begin."""
         return path_of(self.root, self.config.key, index)
 
     def game_id(self, index: int) -> str:
@@ -111,7 +111,7 @@ class WorkerLost(Exception):
 
 
 class _Stopped(Exception):
-    """The game that is being played is no longer wanted."""
+    """The game in progress is abandoned, since the process that writes has stopped."""
 
 
 _stopped = threading.Event()
@@ -193,7 +193,7 @@ def move_generator(path: Sequence[str | int], player: int, number: int) -> Gener
 
 @dataclass(frozen=True)
 class Written:
-    """What a run has come to: games that the database had before and has gained, and the digests of all, by index."""
+    """The result of `record`: `games` in the database, of which `resumed` were there before, and all digests by index."""
 
     path: Path
     games: int

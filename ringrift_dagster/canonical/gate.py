@@ -76,7 +76,7 @@ HOLDOUT_SOURCES = ("tournament", "gauntlet", "eval", "holdout")
 
 Progress = Callable[[str, int, int], None]
 Observer = Callable[["JudgedGame"], None]
-"""Called with every game once it is judged; what it makes of the game changes no verdict."""
+"""Called with every judged game; has no influence on verdicts."""
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ class Gate:
 
 
 def _judge(record: GameRecord, config: Config, start: Position, moves: PackedMoves) -> StoredVerdict:
-    """Replay under the rule, then under the tolerated variant; a game that neither accepts is rejected for what the rule says."""
+    """Judge a game by replaying it under each of VARIANTS; if none accepts it, the rejection is that of the first, the rule."""
     rejection: _Rejected | None = None
     for variant in VARIANTS:
         position = empty_position(config, swap_rule=bool(start.swap_rule), variant=variant)
@@ -413,8 +413,8 @@ def verify(
 ) -> list[DatabaseVerdict]:
     """Judge databases that are given together; duplicates count from the second time on, across all of them.
 
-    A database that cannot be read gets the verdict `unreadable`, and the others are judged all the same. `observer` gives, for each
-    path, who is to see its judged games.
+    A database that cannot be read gets the verdict `unreadable`, and the others are judged all the same. `observer` returns,
+    for a path, the observer of its games.
     """
     gate = Gate(store)
     wanted = parse_config(config) if config else None

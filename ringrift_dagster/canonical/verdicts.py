@@ -39,7 +39,8 @@ _LATER_COLUMNS = ("variant", "judged_by")
 class StoredVerdict:
     """What the gate found; `reason` None means canonical.
 
-    `variant` is what the game is legal under (`games.position.VARIANTS`; None for a rejected game), `judged_by` what ran the rules.
+    `variant` is the variant under which the game is legal (`games.position.VARIANTS`; None for a rejected game), `judged_by` the
+    engine that ran the rules (`rules.compiled.engine`).
     """
 
     reason: str | None
@@ -122,7 +123,7 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def _add_later_columns(connection: sqlite3.Connection) -> None:
-    """Bring a file of an earlier release up to date; one of two processes that do so at once sees that the other was first."""
+    """Add the columns that a file of an earlier release lacks; another process may add them at the same time."""
     present = {row[1] for row in connection.execute("PRAGMA table_info(verdicts)")}
     for name in _LATER_COLUMNS:
         if name not in present:

@@ -1,4 +1,4 @@
-"""The games that a host of the demo's cluster plays, and the damaged one that it has besides."""
+"""The games of the demo: played by a host of its cluster, and a damaged one recorded by RingRift."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from ringrift_dagster.games.config import CONFIGS, Config, parse_config
 from ringrift_dagster.games.database import describe
 
 GAMES = 6
-"""How many are played of each config."""
+"""Games of each config."""
 PLAYED = tuple(config.key for config in CONFIGS if config.board in ("square8", "hex8"))
 """The configs whose games and training sets take seconds; games on the large boards are ten times as long."""
 AI, SEED = "random", 1
-"""Who plays: the AI that takes least to compile."""
+"""The AI that compiles fastest, and the root seed."""
 OLD = timedelta(hours=12)
-"""A home whose games are older than this gets as many again: nothing trains on old ones."""
+"""Age beyond which the games of a home are stale: then as many more are played, since no training starts on stale games."""
 
 
-def play_games(into: Path, say: Callable[[str, str], None]) -> None:
+def play_games(into: Path, report: Callable[[str, str], None]) -> None:
     """Play games of the configs PLAYED, each into a database of its own, and put the damaged database beside them.
 
-    In this process: once the rules are compiled it takes seconds. `say` is given a config and what was done for it.
+    In this process: once the rules are compiled it takes seconds. `report` is called with each config and a text about
+    its games.
     """
     unpack(into)
     for key in PLAYED:
@@ -35,7 +36,7 @@ def play_games(into: Path, say: Callable[[str, str], None]) -> None:
         written = record(SelfPlay(config, SEED, (parse_spec(AI, config),)), _games(path, config), path, resume=True)
         games = written.games - written.resumed
         took = f"{written.moves:,} moves in {written.seconds:.1f} s" if games else "since an earlier demo"
-        say(key, f"{games or written.games} {'game' if (games or written.games) == 1 else 'games'}, {took}")
+        report(key, f"{games or written.games} {'game' if (games or written.games) == 1 else 'games'}, {took}")
 
 
 def _games(path: Path, config: Config) -> int:

@@ -13,7 +13,7 @@ from ringrift_dagster.home import Home
 
 @click.command()
 @click.option("--config", required=True, type=click.Choice(CONFIG_KEYS), metavar="CONFIG", help="e.g. hex8_2p")
-@click.option("--games", required=True, type=click.IntRange(min=1), help="How many the database has in the end.")
+@click.option("--games", required=True, type=click.IntRange(min=1), help="Games in the database at the end.")
 @click.option("--seed", "root", required=True, type=click.IntRange(min=0), help="The same seed gives the same games.")
 @click.option(
     "--ai",
@@ -30,7 +30,7 @@ from ringrift_dagster.home import Home
     type=click.Path(path_type=Path, dir_okay=False),
     help="The database.  [default: selfplay/ringrift_dagster_CONFIG_SEED.db below $RINGRIFT_DATA_HOME]",
 )
-@click.option("--resume", is_flag=True, help="Go on with a database that was begun with the same config, seed and AIs.")
+@click.option("--resume", is_flag=True, help="Continue a database of the same config, seed and AIs.")
 @as_json
 def selfplay(
     config: str,
@@ -45,8 +45,8 @@ def selfplay(
 ) -> int:
     """Play complete games under the canonical rules into a database that RingRift's own tools can read.
 
-    A game depends on seed, config, its number and the AIs only, never on the number of workers or on interruptions. What is in the
-    database are whole games, however the command ends; --resume plays those that are missing.
+    A game depends on seed, config, its number and the AIs only, not on the number of workers or on interruptions. The database
+    contains whole games only, however the command ends; --resume plays those that are missing.
     """
     from ringrift_dagster.ai.registry import InvalidSpec, parse_spec
     from ringrift_dagster.ai.selfplay import InvalidRun, SelfPlay, WorkerLost, database_name, default_workers, record
@@ -80,7 +80,7 @@ def selfplay(
         return Exit.GOOD
     print_table(
         str(path),
-        ["config", "games", "were there", "moves played", "seconds", "games/s"],
+        ["config", "games", "already there", "moves played", "seconds", "games/s"],
         [
             [
                 config,

@@ -35,17 +35,17 @@ EXITS = {"canonical": Exit.GOOD, "unreadable": Exit.USAGE}
     type=click.Path(path_type=Path, dir_okay=False),
     help="Keep verdicts in this file and reuse those it has.",
 )
-@click.option("--replay-ai", is_flag=True, help="Also ask the AIs of every game again, with the recorded seeds.")
+@click.option("--replay-ai", is_flag=True, help="Also replay the AIs of every game, with the recorded seeds.")
 @as_json
 def verify(databases: tuple[Path, ...], config: str | None, store: Path | None, replay_ai: bool, json_output: bool) -> int:
     """Replay every game of DATABASES under the canonical rules and say which are canonical.
 
     Databases are judged together: a game that two of them have is a duplicate in the second. Exits with 0
     only if every game of every database is canonical, with 2 if a database cannot be read, and otherwise with
-    1. What games say of the AIs that played them is shown as findings, which change no verdict.
+    1. Findings on the recorded AIs are shown beside the verdicts and change none.
 
-    With --replay-ai the moves of our own AIs are chosen again; a game in which one differs is bad news. RingRift's AIs cannot be
-    asked: they are not played here.
+    With --replay-ai this project's own AIs choose their moves again; a game in which a choice differs from the record
+    counts as bad news. RingRift's AIs cannot be replayed: they are not implemented here.
     """
     reports: list[FindingsReport] = []
 
@@ -61,9 +61,12 @@ def verify(databases: tuple[Path, ...], config: str | None, store: Path | None, 
     ]
     replays = {verdict.path: replay(Path(verdict.path)) for verdict in found if replay_ai and verdict.verdict != "unreadable"}
     if json_output:
-        asked = {path: {"ai_replay": [game.to_dict() for game in games]} for path, games in replays.items()}
+        replay_entries = {path: {"ai_replay": [game.to_dict() for game in games]} for path, games in replays.items()}
         print_json(
-            [{**verdict.to_dict(), "ai_findings": report.to_dict(), **asked.get(verdict.path, {})} for verdict, report in reported]
+            [
+                {**verdict.to_dict(), "ai_findings": report.to_dict(), **replay_entries.get(verdict.path, {})}
+                for verdict, report in reported
+            ]
         )
     else:
         print_verdicts(found)
@@ -74,8 +77,8 @@ def verify(databases: tuple[Path, ...], config: str | None, store: Path | None, 
 
 
 def replay(path: Path) -> list[AiReplay]:
-    """Ask the AIs of every game of a readable database again."""
-    with GameDatabase(path, check=False) as database, progress("games asked again") as step:
+    """Replay the AIs of every game of a readable database."""
+    with GameDatabase(path, check=False) as database, progress("AIs replayed") as step:
         total = database.count()
         games = []
         for record in database.games():
@@ -85,7 +88,7 @@ def replay(path: Path) -> list[AiReplay]:
 
 
 def print_replays(replays: Mapping[str, Sequence[AiReplay]]) -> None:
-    """One row a database and outcome, then one row a game that differs."""
+    """Print the AI replays: a row for each database and outcome, then a row for each game that differs."""
     rows: Counter[tuple[str, str, str]] = Counter()
     decisions: Counter[tuple[str, str, str]] = Counter()
     for path, games in replays.items():
@@ -94,12 +97,12 @@ def print_replays(replays: Mapping[str, Sequence[AiReplay]]) -> None:
             rows[key] += 1
             decisions[key] += game.decisions
     print_table(
-        "AIs asked again",
-        ["database", "outcome", "games", "decisions", "why not"],
+        "AI replay",
+        ["database", "outcome", "games", "decisions", "reason"],
         ([name, outcome, rows[key], decisions[key], detail] for key in rows for name, outcome, detail in [key]),
     )
     print_table(
-        "Another move is chosen",
+        "Games in which an AI chooses another move",
         ["database", "game", "move", "detail"],
         (
             [Path(path).name, game.game_id, game.move_number, game.detail]
@@ -151,9 +154,9 @@ def print_verdicts(found: Sequence[DatabaseVerdict]) -> None:
 
 
 def print_findings(reported: Iterable[tuple[DatabaseVerdict, FindingsReport]]) -> None:
-    """One row a database and code: how many players it is about."""
+    """Print the findings on recorded AIs: a row for each database and code, with the number of players."""
     print_table(
-        "What games say of their AIs (no verdict depends on it)",
+        "Findings on recorded AIs (no verdict depends on them)",
         ["database", "finding", "players", "meaning"],
         (
             [Path(verdict.path).name, code.value, report.counts[code.value], MEANINGS[code]]

@@ -103,7 +103,7 @@ class CanonicalGame:
         )
 
     def start(self, config: Config) -> Position:
-        """The position in which the game begins, under what it was judged by."""
+        """The starting position of the game, with the variant under which it was judged."""
         return empty_position(config, swap_rule=self.swap_rule, variant=self.variant)
 
     @property

@@ -1,4 +1,4 @@
-"""The demo's damaged database: games recorded by RingRift's own engine, of which one says that the wrong player won."""
+"""The demo's damaged database: games recorded by RingRift's own engine, one of them with the wrong winner."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Positions: everything that the rules need to know about a game at one moment, as one record.
 
-Reading RingRift's state JSON, in both forms that it is written in, into a position belongs here. What moves do to positions is in
-`rules`, the text that identifies a position in `fingerprint`.
+Reading RingRift's state JSON into a position belongs here. What moves do to positions is in `rules`, the text that identifies
+a position in `fingerprint`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ringrift_dagster.games import moves as m
 from ringrift_dagster.games.config import BOARDS, LPS_ROUNDS_REQUIRED, PLAYER_COUNTS, Config
 from ringrift_dagster.games.geometry import NO_CELL, coordinates
-from ringrift_dagster.games.moves import PHASES, MoveType, PackedMoves, Phase, pack
+from ringrift_dagster.games.moves import PHASES, Phase
 
 SEATS = 5
 """Arrays by player have this length; players count from 1 and entry 0 stays unused."""
@@ -24,10 +23,10 @@ ACTIVE, COMPLETED, ABANDONED = range(3)
 
 RULE, LOOSE_PLACEMENT = "rule", "loose_placement"
 VARIANTS = (RULE, LOOSE_PLACEMENT)
-"""What the moves of a game are legal under: the rule, or else RingRift's Python engine's shortcuts in ring placement.
+"""Rule variants, in the order in which the gate tries them. Games were recorded under both (docs/decisions/0018).
 
-Under LOOSE_PLACEMENT every number of rings may be placed that is lower than one that may, and placement may be skipped for a stack
-that could only land on another stack. Games were recorded under both (docs/decisions/0018).
+RULE is what the specification says. LOOSE_PLACEMENT has the shortcuts of RingRift's Python engine in ring placement: fewer rings
+than the highest legal number may be placed, and placement may be skipped for a stack that could only land on another stack.
 """
 
 _CELLS = max(board.cells for board in BOARDS.values())
@@ -83,7 +82,7 @@ POSITION = np.dtype(
             "victory_threshold",
             "territory_minimum",
             "lps_required",
-            "loose_placement",  # 1 = legal is what LOOSE_PLACEMENT says
+            "loose_placement",  # 1 = the variant is LOOSE_PLACEMENT
         )
     ],
     align=True,
@@ -99,10 +98,15 @@ class UnreadableState(ValueError):
     """A state that is not of RingRift's shape."""
 
 
+def blank_position() -> Position:
+    """A position record of zeros, to be filled in or used as scratch space."""
+    return np.zeros(1, dtype=POSITION).view(np.recarray)[0]
+
+
 def empty_position(config: Config, *, swap_rule: bool = False, variant: str = RULE) -> Position:
     """The position in which a canonical game of `config` starts; `variant` is one of VARIANTS."""
     spec = config.spec
-    position = np.zeros(1, dtype=POSITION).view(np.recarray)[0]
+    position = blank_position()
     position.hand[1 : config.players + 1] = spec.rings_per_player
     position.cells = spec.cells
     position.players = config.players
@@ -167,62 +171,6 @@ def read_position(state: Mapping[str, Any]) -> tuple[Config, Position]:
     except (KeyError, TypeError, AttributeError, ValueError, IndexError, OverflowError) as error:
         raise UnreadableState(f"{type(error).__name__}: {error}"[:200]) from error
     return config, position
-
-
-def read_serialized_state(state: Mapping[str, Any]) -> tuple[Config, Position]:
-    """A position from a state as RingRift's TypeScript engine serialises it (`serializeGameState`), in mid-turn too.
-
-    Differs from the recorded form in that the board names the board type, rings are listed top first, and a chain of captures is
-    `chainCapturePosition`; and `moveHistory` is read for what the rules remember of the moves before. Raises UnreadableState.
-    """
-    try:
-        board = state["board"]
-        stacks = {key: {"rings": stack["rings"][::-1]} for key, stack in board["stacks"].items()}
-        config, position = read_position({**state, "boardType": board["type"], "board": {**board, "stacks": stacks}})
-        at = coordinates(config.board)
-        if (standing := state.get("chainCapturePosition")) is not None:
-            position.chain = at.cell_of[(standing["x"], standing["y"])]
-        _remember_moves(position, pack(state["moveHistory"], at), config)
-    except UnreadableState:
-        raise
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UnreadableState(f"{type(error).__name__}: {error}"[:200]) from error
-    return config, position
-
-
-_NO_ACTION = frozenset(
-    {
-        MoveType.NO_PLACEMENT_ACTION,
-        MoveType.NO_MOVEMENT_ACTION,
-        MoveType.NO_LINE_ACTION,
-        MoveType.NO_TERRITORY_ACTION,
-        MoveType.SKIP_PLACEMENT,
-        MoveType.SKIP_TERRITORY_PROCESSING,
-        MoveType.SKIP_CAPTURE,
-        MoveType.SKIP_RECOVERY,
-    }
-)
-
-
-def _remember_moves(position: Position, moves: PackedMoves, config: Config) -> None:
-    """Set what `rules.turns.play` would have kept of `moves`, except the stack that must move: states name that one."""
-    for row in moves.rows.tolist():
-        kind, player = row[m.TYPE], _seat(row[m.PLAYER], config)
-        if player != position.last_player:
-            position.acted = position.recovered = 0
-        position.last_player, position.last_to = player, row[m.TO]
-        position.acted |= kind not in _NO_ACTION
-        position.recovered |= kind == MoveType.RECOVERY_SLIDE
-        position.swapped |= kind == MoveType.SWAP_SIDES
-        position.first_moved |= kind != MoveType.SWAP_SIDES and player == 1
-        position.second_moved |= kind != MoveType.SWAP_SIDES and player == 2
-    if len(moves) and moves.rows[-1, m.TYPE] == MoveType.CHOOSE_TERRITORY_OPTION:
-        start, length = moves.rows[-1, [m.FIRST, m.FIRST_LENGTH]]
-        region = moves.cells[start : start + length]
-        if (region < 0).any():
-            raise ValueError("a region that is off the board")
-        position.region_pending = 1
-        position.region[region] = 1
 
 
 def _put_stack(position: Position, cell: int, rings: list[int], config: Config) -> None:

@@ -1,4 +1,4 @@
-"""Asking the AIs of recorded games again: our own choose the same moves, and what was changed is named."""
+"""Replay of the AIs of recorded games: our own choose the recorded moves, and the first changed move is named."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def game(tmp_path_factory: pytest.TempPathFactory) -> GameRecord:
     return games_of("square8_2p", "mcts:8,random", False, tmp_path_factory.mktemp("replay"), 1)[0]
 
 
-def told(changed: GameRecord) -> AiReplay:
+def replayed(changed: GameRecord) -> AiReplay:
     (answer,) = replay_ais([changed])
     assert answer.game_id == changed.game_id
     return answer
@@ -95,13 +95,13 @@ def swapped_game(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> GameRecord:
 
 def test_a_game_in_which_sides_were_swapped_is_chosen_again(swapped_game: GameRecord) -> None:
     assert any(move.kind == "swap_sides" for move in swapped_game.moves)
-    assert told(swapped_game).outcome == SAME
+    assert replayed(swapped_game).outcome == SAME
 
 
 def test_a_swap_that_is_taken_out_is_named(swapped_game: GameRecord) -> None:
     moves = swapped_game.moves
     number = next(i for i, move in enumerate(moves) if move.kind == "swap_sides")
-    answer = told(replace(swapped_game, moves=moves[:number] + moves[number + 1 :]))
+    answer = replayed(replace(swapped_game, moves=moves[:number] + moves[number + 1 :]))
     assert (answer.outcome, answer.move_number) == (DIFFERENT, number)
     assert answer.detail is not None
     assert "chosen is swap_sides" in answer.detail
@@ -112,27 +112,27 @@ def test_a_changed_move_is_named(game: GameRecord) -> None:
     number = next(i for i, move in enumerate(game.moves) if i > 20 and move.kind == "place_ring")
     moves = list(game.moves)
     moves[number] = replace(moves[number], record={**moves[number].record, "placementCount": 7})
-    answer = told(replace(game, moves=moves))
+    answer = replayed(replace(game, moves=moves))
     assert (answer.outcome, answer.move_number) == (DIFFERENT, number)
     was = game.moves[number].record
     where = f"place_ring_{was['to']['x']},{was['to']['y']}"
     assert answer.detail == f"recorded is {where} (7 rings), chosen is {where} ({was['placementCount']} rings)"
     moves[number] = replace(moves[number], record={**was, "type": "castle"})
-    assert told(replace(game, moves=moves)).detail == (
+    assert replayed(replace(game, moves=moves)).detail == (
         f"recorded is no move that the rules know, chosen is {where} ({was['placementCount']} rings)"
     )
 
 
 def test_moves_after_the_end_are_named(game: GameRecord) -> None:
-    answer = told(replace(game, moves=[*game.moves, game.moves[-1]]))
-    assert (answer.outcome, answer.move_number, answer.detail) == (DIFFERENT, len(game.moves), "the game is over by then")
+    answer = replayed(replace(game, moves=[*game.moves, game.moves[-1]]))
+    assert (answer.outcome, answer.move_number, answer.detail) == (DIFFERENT, len(game.moves), "the game has already ended")
 
 
 def test_a_changed_seed_is_named_where_it_first_makes_a_difference(game: GameRecord) -> None:
     path = orjson.loads(game.row["metadata_json"])["seed_path"]
     assert path == "5/square8_2p/0"
     other = Player(SelfPlay(parse_config("square8_2p"), 6, (PolicySpec("mcts", 8), PolicySpec("random")))).game(0)
-    answer = told(with_metadata(game, seed_path="6/square8_2p/0"))
+    answer = replayed(with_metadata(game, seed_path="6/square8_2p/0"))
     assert answer.outcome == DIFFERENT
     assert answer.move_number is not None
     same = answer.move_number
@@ -157,7 +157,7 @@ def test_a_changed_seed_is_named_where_it_first_makes_a_difference(game: GameRec
     ids=["budget", "ai", "ai without a profile", "seats exchanged"],
 )
 def test_a_changed_ai_is_named_where_it_first_chooses_otherwise(game: GameRecord, values: dict[str, str]) -> None:
-    answer = told(with_metadata(game, **values))
+    answer = replayed(with_metadata(game, **values))
     assert answer.outcome == DIFFERENT
     assert answer.move_number is not None
     assert answer.detail is not None
@@ -184,8 +184,8 @@ def test_a_changed_ai_is_named_where_it_first_chooses_otherwise(game: GameRecord
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_a_game_that_cannot_be_asked_says_why(game: GameRecord, values: dict[str, Any], reason: str) -> None:
-    answer = told(with_metadata(game, **values))
+def test_a_game_that_cannot_be_replayed_says_why(game: GameRecord, values: dict[str, Any], reason: str) -> None:
+    answer = replayed(with_metadata(game, **values))
     assert (answer.outcome, answer.decisions, answer.move_number) == (CANNOT, 0, None)
     assert answer.detail is not None
     assert answer.detail.startswith(reason)
@@ -203,8 +203,8 @@ def test_a_game_that_cannot_be_asked_says_why(game: GameRecord, values: dict[str
     ],
     ids=str,
 )
-def test_a_damaged_game_cannot_be_asked(game: GameRecord, broken: dict[str, Any]) -> None:
-    answer = told(replace(game, **broken))
+def test_a_damaged_game_cannot_be_replayed(game: GameRecord, broken: dict[str, Any]) -> None:
+    answer = replayed(replace(game, **broken))
     assert answer.outcome == CANNOT
     assert answer.detail is not None
     assert answer.detail.startswith("the record cannot be read: ")
@@ -212,21 +212,21 @@ def test_a_damaged_game_cannot_be_asked(game: GameRecord, broken: dict[str, Any]
 
 @pytest.mark.parametrize("metadata", [None, "", "[]", "{", "null", "7"])
 def test_metadata_that_are_no_object_are_no_reason_to_fail(game: GameRecord, metadata: str | None) -> None:
-    answer = told(replace(game, row={**game.row, "metadata_json": metadata}))
+    answer = replayed(replace(game, row={**game.row, "metadata_json": metadata}))
     assert answer.outcome == CANNOT
     assert answer.detail in ("the AI of player 1 is not recorded", "the game's metadata are no JSON object")
 
 
 def test_unreadable_moves_are_no_reason_to_fail(game: GameRecord) -> None:
-    answer = told(replace(game, moves=[replace(game.moves[0], record={"type": "place_ring"}), *game.moves[1:]]))
+    answer = replayed(replace(game, moves=[replace(game.moves[0], record={"type": "place_ring"}), *game.moves[1:]]))
     assert answer.outcome == CANNOT
 
 
 @pytest.mark.parametrize("name", ["canonical_square8_2p_mixed22", "square8_2p_probs", "canonical_hex8_2p", "square8_4p_1"])
-def test_ringrifts_games_cannot_be_asked(name: str, recorded: Callable[[str], Path]) -> None:
+def test_ringrifts_games_cannot_be_replayed(name: str, recorded: Callable[[str], Path]) -> None:
     """The registry's reason where it has one; an AI with the name of one of ours is another engine's."""
     for game in read(recorded(name)):
-        answer = told(game)
+        answer = replayed(game)
         assert answer.outcome == CANNOT
         assert answer.detail is not None
         assert "not recorded" in answer.detail or "RingRift" in answer.detail or "another engine" in answer.detail, answer.detail

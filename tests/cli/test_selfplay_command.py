@@ -81,15 +81,15 @@ def test_games_are_played_and_shown_as_a_table(ringrift_data: Call, tmp_path: Pa
 def test_json_is_nothing_but_json(ringrift_data: Call, tmp_path: Path) -> None:
     path = tmp_path / "games.db"
     status, out, err = ringrift_data(*words("--json", out=path, ai="heuristic,mcts:4"))
-    told = json.loads(out)
+    output = json.loads(out)
     assert (status, err) == (0, "")
-    assert set(told) == {"path", "games", "resumed", "moves", "seconds", "digests", "config", "seed", "ais"}
-    assert (told["path"], told["games"], told["resumed"], told["config"]) == (str(path), 2, 0, "square8_2p")
-    assert (told["seed"], told["ais"], len(told["digests"])) == (7, ["heuristic", "mcts:4"], 2)
+    assert set(output) == {"path", "games", "resumed", "moves", "seconds", "digests", "config", "seed", "ais"}
+    assert (output["path"], output["games"], output["resumed"], output["config"]) == (str(path), 2, 0, "square8_2p")
+    assert (output["seed"], output["ais"], len(output["digests"])) == (7, ["heuristic", "mcts:4"], 2)
     with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("SELECT SUM(total_moves) FROM games").fetchone() == (told["moves"],)
+        assert connection.execute("SELECT SUM(total_moves) FROM games").fetchone() == (output["moves"],)
     again = json.loads(ringrift_data(*words("--json", "--resume", out=path, ai="heuristic,mcts:4", games=3))[1])
-    assert (again["games"], again["resumed"], again["digests"][:2]) == (3, 2, told["digests"])
+    assert (again["games"], again["resumed"], again["digests"][:2]) == (3, 2, output["digests"])
 
 
 def test_without_out_games_go_where_the_pipeline_looks_for_them(ringrift_data: Call, home: Home) -> None:
@@ -278,26 +278,26 @@ def test_a_full_disk_is_one_line_and_loses_no_game(workers: int, ringrift_data: 
     there = ids(path)
     assert 1 <= len(there) < 1000
     status, out, _ = ringrift_data(*words("--json", "--resume", out=path, games=len(there) + 1))
-    told = json.loads(out)
-    assert (status, told["resumed"], told["games"]) == (0, len(there), len(there) + 1)
+    output = json.loads(out)
+    assert (status, output["resumed"], output["games"]) == (0, len(there), len(there) + 1)
     assert ids(path)[:-1] == there
     assert ringrift_data("verify", path, "--replay-ai")[0] == 0
 
 
-# Asking again ---------------------------------------------------------------------------------------------------------------
+# Replaying AIs --------------------------------------------------------------------------------------------------------------
 
 
-def test_verify_asks_the_ais_of_our_games_again(ringrift_data: Call, tmp_path: Path) -> None:
+def test_verify_replays_the_ais_of_our_games(ringrift_data: Call, tmp_path: Path) -> None:
     path = tmp_path / "games.db"
     ringrift_data(*words(out=path, ai="heuristic,mcts:4"))
     status, out, err = ringrift_data("verify", path, "--replay-ai", "--json")
-    (told,) = json.loads(out)
+    (output,) = json.loads(out)
     assert (status, err) == (0, "")
-    assert (told["verdict"], told["ai_findings"]["counts"]) == ("canonical", {})
-    assert [game["outcome"] for game in told["ai_replay"]] == ["same", "same"]
-    assert {game["game_id"] for game in told["ai_replay"]} == set(ids(path))
-    assert all(game["decisions"] > 20 and game["move_number"] is None for game in told["ai_replay"])
-    assert "AIs asked again" in ringrift_data("verify", path, "--replay-ai")[1]
+    assert (output["verdict"], output["ai_findings"]["counts"]) == ("canonical", {})
+    assert [game["outcome"] for game in output["ai_replay"]] == ["same", "same"]
+    assert {game["game_id"] for game in output["ai_replay"]} == set(ids(path))
+    assert all(game["decisions"] > 20 and game["move_number"] is None for game in output["ai_replay"])
+    assert "AI replay" in ringrift_data("verify", path, "--replay-ai")[1]
     assert "ai_replay" not in json.loads(ringrift_data("verify", path, "--json")[1])[0]
 
 
@@ -309,20 +309,20 @@ def test_a_game_that_is_legal_but_not_what_its_ai_chooses_is_bad_news(ringrift_d
         connection.execute("UPDATE games SET metadata_json = ? WHERE game_id = ?", (changed, first))
     assert ringrift_data("verify", database)[0] == 0
     status, out, _ = ringrift_data("verify", database, "--replay-ai", "--json")
-    (told,) = json.loads(out)
-    assert (status, told["verdict"]) == (1, "canonical")
-    outcomes = {game["game_id"]: game for game in told["ai_replay"]}
+    (output,) = json.loads(out)
+    assert (status, output["verdict"]) == (1, "canonical")
+    outcomes = {game["game_id"]: game for game in output["ai_replay"]}
     assert outcomes[first]["outcome"] == "different"
     assert isinstance(outcomes[first]["move_number"], int)
     assert [game["outcome"] for game_id, game in outcomes.items() if game_id != first] == ["same"]
     shown = ringrift_data("verify", database, "--replay-ai")[1]
-    assert "Another move is chosen" in shown
+    assert "Games in which an AI chooses another move" in shown
     assert first in shown
 
 
-def test_ringrifts_games_cannot_be_asked_and_that_is_no_bad_news(ringrift_data: Call, recorded: Callable[[str], Path]) -> None:
+def test_ringrifts_games_cannot_be_replayed_and_that_is_no_bad_news(ringrift_data: Call, recorded: Callable[[str], Path]) -> None:
     status, out, _ = ringrift_data("verify", recorded("canonical_square8_4p"), "--replay-ai", "--json")
-    (told,) = json.loads(out)
+    (output,) = json.loads(out)
     assert status == 0
-    assert {game["outcome"] for game in told["ai_replay"]} == {"cannot"}
-    assert all(game["detail"] for game in told["ai_replay"])
+    assert {game["outcome"] for game in output["ai_replay"]} == {"cannot"}
+    assert all(game["detail"] for game in output["ai_replay"])

@@ -19,8 +19,9 @@ from ringrift_dagster.games.database import GameDatabase, GameRecord
 from ringrift_dagster.games.fingerprint import fingerprint
 from ringrift_dagster.games.geometry import coordinates, topology
 from ringrift_dagster.games.moves import PackedMoves, pack
-from ringrift_dagster.games.position import Position, UnreadableState, read_position, read_serialized_state
+from ringrift_dagster.games.position import Position, UnreadableState, read_position
 from ringrift_dagster.games.replay import positions
+from tests.games.serialized_states import read_serialized_state
 
 REMEMBERED = (
     "last_player", "last_to", "region_pending", "acted", "recovered", "first_moved", "second_moved", "swapped",

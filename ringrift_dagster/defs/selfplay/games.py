@@ -1,9 +1,8 @@
-"""`selfplay_games`: complete games that this machine plays for a config, and the job that plays them.
+"""The asset `selfplay_games`: complete games of a config, played on this machine; and the job that plays them.
 
-Nothing starts it by itself: playing takes every core, and clusters have hosts for it.
+No automation starts it: playing takes every core, and clusters have hosts for it.
 """
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field
 
-from ringrift_dagster.ai.audit import Audit, PlayedAgain, audit, play_again
+from ringrift_dagster.ai.audit import Audit, Reproduction, audit, reproduce
 from ringrift_dagster.ai.registry import parse_spec
 from ringrift_dagster.ai.selfplay import (
     ENGINE_VERSION,
@@ -21,6 +20,7 @@ from ringrift_dagster.ai.selfplay import (
     WorkerLost,
     Written,
     database_name,
+    default_workers,
     record,
 )
 from ringrift_dagster.canonical.verdicts import VerdictStore
@@ -36,19 +36,19 @@ from ringrift_dagster.games.recording import RecordingError, RecordingRefused
 
 NAME = "selfplay_games"
 FIRST_GAMES = {"square8": 20, "hex8": 20, "square19": 4, "hexagonal": 4}
-"""By board, how many are played where the run's configuration does not say: a first result in seconds."""
+"""Default number of games by board: small, so that the first result takes seconds."""
 LOG_SECONDS = 10.0
-"""Between two lines of the log while games are played."""
+"""Seconds between two lines of progress in the run's log."""
 
 
 class SelfplayGames(dg.Config):
-    """What is played. The same again plays nothing; more games, or another seed, play what is missing."""
+    """Configuration of a run of `selfplay_games`. Games that the database has already are not played again."""
 
     games: int | None = Field(
         default=None,
         ge=1,
         le=MAX_GAMES,
-        description="How many the database has in the end. Empty: 20 on square8 and hex8, 4 on square19 and hexagonal.",
+        description="Games in the database at the end. Empty: 20 on square8 and hex8, 4 on square19 and hexagonal.",
     )
     ais: str = Field(
         default="heuristic",
@@ -76,7 +76,7 @@ class SelfplayGames(dg.Config):
         config_check(
             "complete",
             NAME,
-            "The database has every game that was asked for, each finished and canonical by the gate.",
+            "The database has all requested games, and the gate judges every game in it finished and canonical.",
             blocking=True,
         ),
         config_check(
@@ -93,8 +93,8 @@ def selfplay_games(
     """Complete games of a config, played on this machine under the canonical rules.
 
     The first step where no game exists yet: materialise it, and `new_selfplay_sensor` makes a training set of the games. They
-    depend on seed, config and AIs alone. A database is continued, never overwritten: the same again plays nothing, and a run that
-    was stopped goes on where it was. Runs by hand only; hosts of a cluster that play are better at it.
+    depend on seed, config and AIs alone. A database is continued, never overwritten: a second run with the same configuration plays
+    nothing, and a run after an interruption plays what is missing. It is started by hand only.
     """
     parsed = parse_config(context.partition_key)
     if not config.also_with_selfplay_hosts:
@@ -103,9 +103,9 @@ def selfplay_games(
     path = home.home.selfplay / database_name(parsed, config.seed)
     try:
         run = SelfPlay(parsed, config.seed, tuple(parse_spec(text, parsed) for text in config.ais.split(",")), config.swap_rule)
-        workers = config.workers or os.cpu_count() or 1
+        workers = config.workers or default_workers()
         written = record(run, games, path, workers=workers, resume=True, progress=_logged(context, path))
-        again = list(play_again(run, written, sorted({0, games - 1})))
+        reproduced = list(reproduce(run, written, sorted({0, games - 1})))
         with VerdictStore(home.home.verdicts) as store:
             audited = audit(path, store)
     except RecordingRefused as error:
@@ -117,7 +117,7 @@ def selfplay_games(
     return dg.MaterializeResult(
         data_version=dg.DataVersion(digest_root(audited.digests.values())),
         metadata=_metadata(run, written, audited),
-        check_results=[_complete(audited, run, games), _same_again(again)],
+        check_results=[_complete(audited, run, games), _same_digests(reproduced)],
     )
 
 
@@ -196,17 +196,17 @@ def _complete(audited: Audit, run: SelfPlay, games: int) -> dg.AssetCheckResult:
     )
 
 
-def _same_again(again: list[PlayedAgain]) -> dg.AssetCheckResult:
-    different = ", ".join(str(game.index) for game in again if not game.same)
-    same = ", ".join(str(game.index) for game in again if game.same)
+def _same_digests(reproduced: list[Reproduction]) -> dg.AssetCheckResult:
+    different = ", ".join(str(game.index) for game in reproduced if not game.same)
+    same = ", ".join(str(game.index) for game in reproduced if game.same)
     return dg.AssetCheckResult(
         check_name="same_seed_same_digests",
         passed=not different,
-        description=f"played differently: game {different}" if different else f"the same digests again: game {same}",
+        description=f"played differently: game {different}" if different else f"digests reproduced: game {same}",
         metadata={
             "played again": table(
                 ["game", "digest recorded", "digest now"],
-                ([game.index, f"`{game.recorded[:16]}`", f"`{game.digest[:16]}`"] for game in again),
+                ([game.index, f"`{game.recorded[:16]}`", f"`{game.digest[:16]}`"] for game in reproduced),
             )
         },
     )

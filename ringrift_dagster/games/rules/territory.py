@@ -91,8 +91,8 @@ def _border_colours(position):
 def next_region(topology, position, player, recovered, cursor):
     """The next region that `player` may claim, from `cursor` on (0 at first); returns (number of its cells or 0, next cursor).
 
-    The cells stand in `position.out`, the border colour is `(next cursor - 1) // cells`. The same cells come once for each
-    colour that closes them off. `position.seen` and `position.out` must stay as they are until the last call.
+    The cells are in `position.out`, the border colour is `(next cursor - 1) // cells`. The same cells are returned once for each
+    colour that closes them off. `position.seen` must not be changed between two calls.
     """
     cells = position.cells
     colours = _border_colours(position) if position.on_board.any() else 0
@@ -120,7 +120,7 @@ def has_claimable_region(topology, position, player, recovered):
 
 @compiled
 def region_owner(position, colour, cells):
-    """Whom a region is recorded as controlled by: the border's colour, or the one player who has stacks inside."""
+    """The player recorded as controlling a region: the border's colour, or else the one player with stacks inside (R141)."""
     if colour != NO_MARKERS:
         return colour
     owner = 0
