@@ -146,12 +146,12 @@ def _name(found: AIType | Alias | None) -> str | None:
 def _players(record: GameRecord, columns: Mapping[int, object]) -> list[int]:
     """The numbers of the players: as many as the row says, or else those that have a row."""
     count = record.row.get("num_players")
-    return list(range(1, count + 1)) if count in PLAYER_COUNTS else sorted(columns)
+    return list(range(1, count + 1)) if type(count) is int and count in PLAYER_COUNTS else sorted(columns)
 
 
 def _config(record: GameRecord) -> Config | None:
     board, players = record.row.get("board_type"), record.row.get("num_players")
-    return Config(board, players) if board in BOARDS and players in PLAYER_COUNTS else None
+    return Config(board, players) if board in BOARDS and type(players) is int and players in PLAYER_COUNTS else None
 
 
 def _metadata(record: GameRecord) -> Mapping[str, Any]:

@@ -14,9 +14,9 @@ from ringrift_dagster.ai.replay import CANNOT, DIFFERENT, AiReplay, replay_ais
 from ringrift_dagster.canonical.gate import DatabaseVerdict, Observer
 from ringrift_dagster.canonical.gate import verify as judge
 from ringrift_dagster.canonical.verdicts import VerdictStore
-from ringrift_dagster.cli.output import Exit, as_json, print_json, print_table, progress
+from ringrift_dagster.cli.output import Exit, Unreadable, as_json, print_json, print_table, progress
 from ringrift_dagster.games.config import CONFIG_KEYS
-from ringrift_dagster.games.database import GameDatabase
+from ringrift_dagster.games.database import DatabaseUnreadable, GameDatabase
 
 EXITS = {"canonical": Exit.GOOD, "unreadable": Exit.USAGE}
 """Exit status by verdict; every other verdict is bad news. The gravest of all databases counts."""
@@ -74,13 +74,16 @@ def verify(databases: tuple[Path, ...], config: str | None, store: Path | None, 
 
 
 def replay(path: Path) -> list[AiReplay]:
-    """Ask the AIs of every game of a readable database again."""
-    with GameDatabase(path, check=False) as database, progress("games asked again") as step:
-        total = database.count()
-        games = []
-        for record in database.games():
-            games += replay_ais([record])
-            step(str(path), len(games), total)
+    """Ask the AIs of every game of a readable database again. Raises Unreadable if it no longer is."""
+    games = []
+    try:
+        with GameDatabase(path, check=False) as database, progress("games asked again") as step:
+            total = database.count()
+            for record in database.games():
+                games += replay_ais([record])
+                step(str(path), len(games), total)
+    except DatabaseUnreadable as error:
+        raise Unreadable(f"{path}: {error.detail}") from error
     return games
 
 
