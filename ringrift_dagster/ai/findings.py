@@ -148,12 +148,12 @@ def _name(entry: AIType | Alias | None) -> str | None:
 def _players(record: GameRecord, columns: Mapping[int, object]) -> list[int]:
     """The numbers of the players: 1 to `num_players` of the game, or else those with a row in `game_players`."""
     count = record.row.get("num_players")
-    return list(range(1, count + 1)) if count in PLAYER_COUNTS else sorted(columns)
+    return list(range(1, count + 1)) if type(count) is int and count in PLAYER_COUNTS else sorted(columns)
 
 
 def _config(record: GameRecord) -> Config | None:
     board, players = record.row.get("board_type"), record.row.get("num_players")
-    return Config(board, players) if board in BOARDS and players in PLAYER_COUNTS else None
+    return Config(board, players) if board in BOARDS and type(players) is int and players in PLAYER_COUNTS else None
 
 
 def _metadata(record: GameRecord) -> Mapping[str, Any]:

@@ -25,7 +25,7 @@ from ringrift_dagster.games.database import GameRecord
 from ringrift_dagster.games.geometry import coordinates, topology
 from ringrift_dagster.games.move_records import as_recorded, move_key
 from ringrift_dagster.games.moves import MoveLog, MoveType, PackedMoves, UnreadableMove, pack
-from ringrift_dagster.games.position import UnreadableState, read_position
+from ringrift_dagster.games.position import Position, UnreadableState, empty_position, read_position
 from ringrift_dagster.games.recording import SOURCE
 from ringrift_dagster.games.rules.listing import buffers, list_moves
 from ringrift_dagster.games.rules.turns import play
@@ -65,7 +65,7 @@ def _replay_one(record: GameRecord, policies: dict[tuple[Config, PolicySpec], Po
     if record.damage is not None:
         return AiReplay(record.game_id, CANNOT, detail=f"the record cannot be read: {record.damage}"[:200])
     try:
-        config, position = read_position(orjson.loads(record.initial_state or b""))
+        config, position = _start(record)
         moves = pack([move.record for move in record.moves], coordinates(config.board))
         metadata = _metadata(record)
         specs = _specs(metadata, config)
@@ -97,6 +97,16 @@ def _replay_one(record: GameRecord, policies: dict[tuple[Config, PolicySpec], Po
         if row[m.TYPE] == MoveType.SWAP_SIDES:
             seating.reverse()
     return AiReplay(record.game_id, SAME, decisions)
+
+
+def _start(record: GameRecord) -> tuple[Config, Position]:
+    """Config and first position, which is the canonical one: the list of moves has no room for positions that no game reaches."""
+    config, recorded = read_position(orjson.loads(record.initial_state or b""))
+    start = empty_position(config, swap_rule=bool(recorded.swap_rule))
+    recorded.lps_mask[:] = 0  # decides nothing before the first move
+    if recorded.tobytes() != start.tobytes():
+        raise _NotReplayable("the game does not begin at the canonical starting position")
+    return config, start
 
 
 def _as_single(config: Config, row: NDArray[np.int64], cells: NDArray[np.int64]) -> PackedMoves:

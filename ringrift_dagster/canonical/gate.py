@@ -240,7 +240,7 @@ def _admit(record: GameRecord) -> Config:
     if any(word in source for word in HOLDOUT_SOURCES):
         raise _Rejected("holdout_source", f"source {source[:80]!r} is kept for evaluation")
     board, players = row.get("board_type"), row.get("num_players")
-    if board not in BOARDS or players not in PLAYER_COUNTS:
+    if board not in BOARDS or type(players) is not int or players not in PLAYER_COUNTS:  # SQLite keeps 2.0 in an untyped column
         raise _Rejected("wrong_config", f"{record.config_key[:60]!r} is no config")
     if record.initial_state is None:
         raise _Rejected("missing_initial_state", "no initial state was recorded")

@@ -106,7 +106,7 @@ class VerdictStore:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=_WAIT_SECONDS)
+    connection = sqlite3.connect(path.absolute(), timeout=_WAIT_SECONDS)
     give_up = time.monotonic() + _WAIT_SECONDS
     while True:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -14,9 +14,9 @@ from ringrift_dagster.ai.replay import CANNOT, DIFFERENT, AiReplay, replay_ais
 from ringrift_dagster.canonical.gate import DatabaseVerdict, Observer
 from ringrift_dagster.canonical.gate import verify as judge
 from ringrift_dagster.canonical.verdicts import VerdictStore
-from ringrift_dagster.cli.output import Exit, as_json, print_json, print_table, progress
+from ringrift_dagster.cli.output import Exit, Unreadable, as_json, print_json, print_table, progress
 from ringrift_dagster.games.config import CONFIG_KEYS
-from ringrift_dagster.games.database import GameDatabase
+from ringrift_dagster.games.database import DatabaseUnreadable, GameDatabase, GameRecord
 
 EXITS = {"canonical": Exit.GOOD, "unreadable": Exit.USAGE}
 """Exit status by verdict; every other verdict is bad news. The gravest of all databases counts."""
@@ -77,14 +77,19 @@ def verify(databases: tuple[Path, ...], config: str | None, store: Path | None, 
 
 
 def replay(path: Path) -> list[AiReplay]:
-    """Replay the AIs of every game of a readable database."""
-    with GameDatabase(path, check=False) as database, progress("AIs replayed") as step:
-        total = database.count()
-        games = []
-        for record in database.games():
-            games += replay_ais([record])
-            step(str(path), len(games), total)
-    return games
+    """Replay the AIs of every game of a readable database. Raises Unreadable if it no longer is."""
+    try:
+        with GameDatabase(path, check=False) as database, progress("AIs replayed") as step:
+            total = database.count()
+
+            def records() -> Iterator[GameRecord]:
+                for number, record in enumerate(database.games(), start=1):
+                    yield record
+                    step(str(path), number, total)
+
+            return replay_ais(records())
+    except DatabaseUnreadable as error:
+        raise Unreadable(f"{path}: {error.detail}") from error
 
 
 def print_replays(replays: Mapping[str, Sequence[AiReplay]]) -> None:

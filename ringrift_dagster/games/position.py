@@ -148,18 +148,20 @@ def read_position(state: Mapping[str, Any]) -> tuple[Config, Position]:
             position.hand[seat] = player["ringsInHand"]
             position.eliminated[seat] = player["eliminatedRings"]
             position.territory[seat] = player["territorySpaces"]
+        if position.hand.min() < 0 or sum(position.hand.tolist()) + int(position.height.sum()) > _TALLEST:
+            raise ValueError("an impossible number of rings")
         position.player = _seat(state["currentPlayer"], config)
         position.phase = PHASES[state["currentPhase"]]
         position.status = STATUSES.index(state["gameStatus"])
-        position.winner = state.get("winner") or 0
+        position.winner = _seat_or_none(state.get("winner"), config)
         position.pending_line = bool(state.get("pendingLineRewardElimination"))
         position.victory_threshold = state["victoryThreshold"]
         minimum = state.get("territoryVictoryMinimum")
         position.territory_minimum = state["territoryVictoryThreshold"] if minimum is None else minimum
         position.lps_required = state.get("lpsRoundsRequired", 3)
-        position.lps_first = state.get("lpsCurrentRoundFirstPlayer") or 0
+        position.lps_first = _seat_or_none(state.get("lpsCurrentRoundFirstPlayer"), config)
         position.lps_rounds = state.get("lpsConsecutiveExclusiveRounds") or 0
-        position.lps_player = state.get("lpsConsecutiveExclusivePlayer") or 0
+        position.lps_player = _seat_or_none(state.get("lpsConsecutiveExclusivePlayer"), config)
         for seat, real in (state.get("lpsCurrentRoundActorMask") or {}).items():
             position.lps_mask[_seat(int(seat), config)] = 2 if real else 1
         if (key := state.get("mustMoveFromStackKey")) is not None:
@@ -191,6 +193,10 @@ def _seat(player: object, config: Config) -> int:
     if type(player) is not int or not 1 <= player <= config.players:
         raise ValueError(f"no such player: {str(player)[:20]!r}")
     return player
+
+
+def _seat_or_none(player: object, config: Config) -> int:
+    return _seat(player, config) if player else 0
 
 
 def _one_of(value: str, known: Mapping[str, Any]) -> str:

@@ -293,12 +293,13 @@ class GameRecorder:
         self._about = {f"{_METADATA_PREFIX}{name}": value for name, value in {**about, "config": config.key}.items()}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = (path.parent / f".{path.name}.lock").open("w")
+            self._lock = (path.parent / f".{path.name}.lock").open("a")  # whatever it is, nothing in it is lost
         except OSError as error:
             raise RecordingError(path, f"cannot be written: {error.strerror}") from error
         try:
             self._hold()
             self._connection = self._open()
+            self._file = self._identity()
         except BaseException:
             self._lock.close()
             raise
@@ -327,11 +328,14 @@ class GameRecorder:
         """Commit one game in one transaction; False if the database has it already.
 
         Raises UnrecordableGame for moves that are no finished, legal game, RecordingRefused for a game of another config or an
-        id that another game has, and RecordingError when the database cannot be written. Then the database is as it was.
+        id that another game has, and RecordingError when the database cannot be written or its file is no longer there. Then the
+        database is as it was.
         """
         rows = game_rows(game) if isinstance(game, PlayedGame) else game
         if rows.config != self.config.key:
             raise RecordingRefused(self.path, f"holds {self.config.key} games, game {rows.game_id} is {rows.config}")
+        if self._identity() != self._file:  # what SQLite still has open would be lost with the last process that has it
+            raise RecordingError(self.path, "was removed or replaced while games were written to it: run this again")
         with self._translated(), self._transaction():
             known = self._connection.execute("SELECT metadata_json FROM games WHERE game_id = ?", (rows.game_id,)).fetchone()
             if known is None:
@@ -383,9 +387,18 @@ class GameRecorder:
         except OSError as error:
             raise RecordingRefused(self.path, "another process is writing games to it: wait for it, or write elsewhere") from error
 
+    def _identity(self) -> tuple[int, int] | None:
+        """Device and inode of the file; None where there is none."""
+        try:
+            status = self.path.stat()
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
     def _open(self) -> sqlite3.Connection:
         with self._translated():
-            connection = sqlite3.connect(self.path, timeout=LOCK_TIMEOUT_SECONDS, isolation_level=None)
+            # An absolute path is always the name of a file; `:memory:` and, in some builds of SQLite, `file:…` are not.
+            connection = sqlite3.connect(self.path.absolute(), timeout=LOCK_TIMEOUT_SECONDS, isolation_level=None)
         self._connection = connection
         try:
             with self._translated():

@@ -210,6 +210,22 @@ def test_a_damaged_game_cannot_be_replayed(game: GameRecord, broken: dict[str, A
     assert answer.detail.startswith("the record cannot be read: ")
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lpsConsecutiveExclusiveRounds": 10**12},
+        {"victoryThreshold": 1},
+        {"currentPhase": "movement"},
+        {"chainCaptureState": {"currentPosition": {"x": 0, "y": 0}}},
+    ],
+    ids=str,
+)
+def test_a_game_that_begins_elsewhere_cannot_be_replayed(game: GameRecord, changes: dict[str, Any]) -> None:
+    state = orjson.loads(game.initial_state or b"")
+    answer = replayed(replace(game, initial_state=orjson.dumps({**state, **changes})))
+    assert answer == AiReplay(game.game_id, CANNOT, detail="the game does not begin at the canonical starting position")
+
+
 @pytest.mark.parametrize("metadata", [None, "", "[]", "{", "null", "7"])
 def test_metadata_that_are_no_object_are_no_reason_to_fail(game: GameRecord, metadata: str | None) -> None:
     answer = replayed(replace(game, row={**game.row, "metadata_json": metadata}))

@@ -241,6 +241,15 @@ def test_a_directory_that_cannot_be_made_or_written_to_is_one_line(ringrift_data
         assert str(path.parent) in one_line(err)
 
 
+@pytest.mark.parametrize("name", [":memory:", "file:games.db?mode=memory"])
+def test_a_name_that_sqlite_reads_otherwise_is_a_file(
+    name: str, ringrift_data: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert ringrift_data(*words(out=name))[0] == 0
+    assert (tmp_path / name).is_file()
+
+
 def test_of_two_writers_the_second_is_refused(ringrift_data: Call, database: Path) -> None:
     config, about = parse_config("square8_2p"), {"seed": "7", "ais": "random", "swap_rule": "false", "engine_version": "1"}
     with GameRecorder(database, config, about):

@@ -119,6 +119,29 @@ def test_a_malformed_state_is_unreadable(changes: dict[str, Any], one_game: Game
         read_serialized_state({**state, **changes})
 
 
+@pytest.mark.parametrize("seat", [-1, 3, 10**12, 1.5, True, "1", [1]], ids=str)
+@pytest.mark.parametrize("name", ["winner", "lpsCurrentRoundFirstPlayer", "lpsConsecutiveExclusivePlayer"])
+def test_a_seat_that_does_not_exist_is_unreadable(name: str, seat: Any, one_game: GameRecord) -> None:
+    """Compiled rules use seats as indices and check no bounds."""
+    state = orjson.loads(one_game.initial_state or b"")
+    for absent in (None, 0):
+        assert read_position({**state, name: absent})[0].key == "square8_2p"
+    with pytest.raises(UnreadableState):
+        read_position({**state, name: seat})
+
+
+@pytest.mark.parametrize("in_hand", [-1, 10**6, 2**62])
+def test_more_rings_than_any_game_has_are_unreadable(in_hand: int, one_game: GameRecord) -> None:
+    """A stack of them all would not fit into a position."""
+    state = orjson.loads(one_game.initial_state or b"")
+    first, second = state["players"]
+    with pytest.raises(UnreadableState):
+        read_position({**state, "players": [{**first, "ringsInHand": in_hand}, second]})
+    full = {"rings": [1] * 288, "stackHeight": 288, "capHeight": 288, "controllingPlayer": 1, "position": {"x": 0, "y": 0}}
+    with pytest.raises(UnreadableState):
+        read_position({**state, "board": {**state["board"], "stacks": {"0,0": full, "1,1": full}}})
+
+
 def test_the_recorded_form_reads_no_history(one_game: GameRecord) -> None:
     """The gate starts replays from this form, and what a start has of a history decides nothing."""
     state = orjson.loads(one_game.initial_state or b"")

@@ -402,6 +402,16 @@ def _lines(process: subprocess.Popen[str]) -> Iterator[str]:
     return iter(process.stdout.readline, "")
 
 
+def test_a_database_that_was_removed_takes_no_more_games(square8_games: list[PlayedGame], tmp_path: Path) -> None:
+    path = tmp_path / "games.db"
+    with GameRecorder(path, square8_games[0].config, {}) as recorder:
+        recorder.write(square8_games[0])
+        for replace in (path.unlink, path.touch):
+            replace()
+            with pytest.raises(RecordingError, match="was removed or replaced"):
+                recorder.write(square8_games[1])
+
+
 def test_of_two_writers_the_second_is_refused(square8_games: list[PlayedGame], tmp_path: Path) -> None:
     path = tmp_path / "games.db"
     first = _child("print('open', flush=True); sys.stdin.read(); recorder.write(rows[0])", path, square8_games)
