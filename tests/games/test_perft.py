@@ -7,7 +7,6 @@ from functools import cache
 
 import numpy as np
 import pytest
-from tests.games.rules_corpus import FOLDER, CorpusGame, read_corpus
 
 from ringrift_dagster.games.config import CONFIGS, Config, parse_config
 from ringrift_dagster.games.geometry import topology
@@ -16,6 +15,7 @@ from ringrift_dagster.games.perft import MAX_DEPTH, divide, perft
 from ringrift_dagster.games.position import Position, empty_position
 from ringrift_dagster.games.rules.listing import buffers, list_moves
 from ringrift_dagster.games.rules.turns import play
+from tests.games.rules_corpus import FOLDER, CorpusGame, read_corpus
 
 COUNTS = json.loads((FOLDER / "perft.json").read_text())
 
