@@ -83,11 +83,12 @@ def perft(
 
     counting.perft(found, position, 1)  # compiles the rules if need be: what is timed is counting
     began = time.perf_counter()
+    counts: tuple[int, ...] = ()
+    lines: list[tuple[str, dict[str, Any], int]] = []
     if divide:
-        lines = [
-            (move_text(found, row.tolist(), cells.tolist()), move_record(found, row.tolist(), cells.tolist(), played + 1), leaves)
-            for row, cells, leaves in counting.divide(found, position, depth)
-        ]
+        for row, cells, leaves in counting.divide(found, position, depth):
+            move = row.tolist(), cells.tolist()
+            lines.append((move_text(found, *move), move_record(found, *move, played + 1), leaves))
         total = sum(leaves for _, _, leaves in lines)
         answer: dict[str, Any] = {"leaves": total, "moves": [{"move": record, "leaves": leaves} for _, record, leaves in lines]}
     else:
