@@ -168,6 +168,22 @@ def print_latency() -> None:
         print(f"{name:58}{value:>22}   {beside}", flush=True)
 
 
+def print_rules() -> None:
+    """The rules' speed; `python -m benchmarks rules` runs these alone."""
+    from benchmarks import rules
+
+    print(f"{'rules, one process':58}{'here':>15}   beside")
+    rules.run(lambda figure, here, beside: print(f"{figure:58}{here:>15}   {beside}", flush=True), best_rate)
+
+
+def print_selfplay() -> None:
+    """Self-play into databases, and what the gate makes of them; `python -m benchmarks selfplay` runs these alone."""
+    from benchmarks import selfplay
+
+    print(f"{'self-play':58}{'here':>15}   beside")
+    selfplay.run(lambda figure, here, beside: print(f"{figure:58}{here:>15}   {beside}", flush=True), best_rate)
+
+
 def print_policies() -> None:
     """The policies' speed and strength; `python -m benchmarks policies` runs these alone."""
     from benchmarks import policies
@@ -195,8 +211,8 @@ def main() -> None:
         if sys.argv[1] == "latency":
             print_latency()
             return
-        if sys.argv[1] == "policies":
-            print_policies()
+        if sys.argv[1] in ("rules", "selfplay", "policies"):
+            {"rules": print_rules, "selfplay": print_selfplay, "policies": print_policies}[sys.argv[1]]()
             return
         figures = large_export() if sys.argv[1] == "large" else measure(sys.argv[1])
         print(json.dumps(figures))
@@ -219,6 +235,10 @@ def main() -> None:
     print_events()
     print()
     print_latency()
+    print()
+    print_rules()
+    print()
+    print_selfplay()
     print()
     print_policies()
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from ringrift_dagster.ai.policies import POLICIES
 from ringrift_dagster.ai.policies.interface import LegalMoves, Policy
+from ringrift_dagster.ai.registry import parse_spec
 from ringrift_dagster.ai.seeds import generator
 from ringrift_dagster.games.config import Config, parse_config
 from ringrift_dagster.games.geometry import topology
@@ -47,8 +48,8 @@ class Played(NamedTuple):
 
 def make(ai: str, config: Config) -> Policy:
     """The policy that `ai` names, e.g. `mcts:64`."""
-    name, _, budget = ai.partition(":")
-    return POLICIES[name](config, int(budget) if budget else None)
+    spec = parse_spec(ai, config)
+    return POLICIES[spec.name](config, spec.budget)
 
 
 def play_game(config: Config, seats: Mapping[int, Policy], number: int) -> Played:
@@ -88,7 +89,7 @@ def speed(ai: str, config: Config, games: int) -> tuple[float, float]:
 
 
 def run(row: Callable[[str, str, str], None]) -> None:
-    """Give every figure to `row` as (figure, here, beside)."""
+    """Measure, and pass each figure to `row` as (figure, here, beside)."""
     for key in SPEED_CONFIGS:
         for ai, games in SPEED.items():
             rate, moves = speed(ai, parse_config(key), games)

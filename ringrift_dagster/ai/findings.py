@@ -1,6 +1,6 @@
-"""Findings on recorded games: what they say, or fail to say, about the AIs that played them.
+"""Findings on recorded games: missing, unknown or contradictory records of the AIs that played them.
 
-A finding is about the record of the players. It never changes a verdict of the gate: a game is canonical by its moves.
+A finding never changes a verdict of the gate: a game is canonical by its moves.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ringrift_dagster.ai.registry import SOAK_PLAYS, AIType, Alias, Status, Unkn
 from ringrift_dagster.games.config import BOARDS, PLAYER_COUNTS, Config
 from ringrift_dagster.games.database import GameRecord
 
-WRITTEN_FOR_NOTHING = "heuristic"
+DEFAULT_AI_TYPE = "heuristic"
 """What RingRift writes into `game_players.ai_type` when it knows no AI (`app/db/game_replay.py`)."""
 SOAK_SOURCE = "soak_test"
 MAX_LISTED = 100
@@ -48,7 +48,7 @@ MEANINGS: Mapping[FindingCode, str] = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One finding on one game: its code, the number of the player it is about, and what was found."""
+    """One finding on one game: its code, the number of the player it is about, and the detail."""
 
     code: FindingCode
     player: int
@@ -56,18 +56,18 @@ class Finding:
 
 
 def findings(record: GameRecord) -> list[Finding]:
-    """What is to be said of the players of a game, by player; empty for a damaged game. Never raises for what a record contains."""
+    """The findings on a game, in order of players; empty for a damaged game. Never raises for what a record contains."""
     if record.damage is not None:
         return []
     metadata = _metadata(record)
     columns = {row.number: row for row in record.players}
-    found: list[Finding] = []
+    result: list[Finding] = []
     for player in _players(record, columns):
         row = columns.get(player)
         if row is None or row.kind in (None, "ai"):
             in_metadata = _text(metadata.get(f"player_{player}_ai_type"))
-            found += [Finding(code, player, detail) for code, detail in _of_player(record, in_metadata, row and row.ai_type)]
-    return found
+            result += [Finding(code, player, detail) for code, detail in _of_player(record, in_metadata, row and row.ai_type)]
+    return result
 
 
 @dataclass
@@ -80,10 +80,10 @@ class FindingsReport:
     """Games that have a finding."""
 
     def add(self, record: GameRecord) -> None:
-        """Take in the findings of one game."""
-        found = findings(record)
-        self.games += bool(found)
-        for finding in found:
+        """Add the findings on one game."""
+        of_game = findings(record)
+        self.games += bool(of_game)
+        for finding in of_game:
             self.counts[finding.code.value] += 1
             if self.counts[finding.code.value] <= MAX_LISTED:
                 self.listed.append({"game_id": record.game_id, **asdict(finding)})
@@ -101,7 +101,7 @@ class FindingsReport:
 
 def _of_player(record: GameRecord, in_metadata: str | None, in_column: str | None) -> Iterator[tuple[FindingCode, str]]:
     recorded = in_metadata
-    if recorded is None and in_column is not None and in_column != WRITTEN_FOR_NOTHING:
+    if recorded is None and in_column is not None and in_column != DEFAULT_AI_TYPE:
         recorded = in_column
     if recorded is None:
         yield FindingCode.NOT_RECORDED, _missing(record, in_column)
@@ -126,9 +126,11 @@ def _of_player(record: GameRecord, in_metadata: str | None, in_column: str | Non
 
 def _missing(record: GameRecord, in_column: str | None) -> str:
     """Why no AI counts as recorded, and what the engine mode says about it."""
-    said = f"game_players says {in_column}, which RingRift writes when it knows none" if in_column else "neither place names an AI"
+    reason = (
+        f"game_players says {in_column}, which RingRift writes when it knows none" if in_column else "neither place names an AI"
+    )
     mode = engine_mode(_text(record.row.get("engine_mode")))
-    return f"{said}; engine mode {mode.name} plays {', '.join(mode.types)}" if mode and mode.types else said
+    return f"{reason}; engine mode {mode.name} plays {', '.join(mode.types)}" if mode and mode.types else reason
 
 
 def _same(one: str, other: str) -> bool:
@@ -139,19 +141,19 @@ def _same(one: str, other: str) -> bool:
         return one == other
 
 
-def _name(found: AIType | Alias | None) -> str | None:
-    return found and found.name
+def _name(entry: AIType | Alias | None) -> str | None:
+    return entry and entry.name
 
 
 def _players(record: GameRecord, columns: Mapping[int, object]) -> list[int]:
-    """The numbers of the players: as many as the row says, or else those that have a row."""
+    """The numbers of the players: 1 to `num_players` of the game, or else those with a row in `game_players`."""
     count = record.row.get("num_players")
-    return list(range(1, count + 1)) if count in PLAYER_COUNTS else sorted(columns)
+    return list(range(1, count + 1)) if type(count) is int and count in PLAYER_COUNTS else sorted(columns)
 
 
 def _config(record: GameRecord) -> Config | None:
     board, players = record.row.get("board_type"), record.row.get("num_players")
-    return Config(board, players) if board in BOARDS and players in PLAYER_COUNTS else None
+    return Config(board, players) if board in BOARDS and type(players) is int and players in PLAYER_COUNTS else None
 
 
 def _metadata(record: GameRecord) -> Mapping[str, Any]:

@@ -274,12 +274,12 @@ def rungs_of(name: str) -> list[Rung]:
 
 def difficulties_of(name: str) -> dict[str, list[int]]:
     """The difficulties at which each ladder plays this AI type, on whatever board; ladders that never do are left out."""
-    found: dict[str, set[int]] = defaultdict(set)
+    by_ladder: dict[str, set[int]] = defaultdict(set)
     for rung in rungs_of(name):
-        found[rung.ladder if rung.switch is None else f"{rung.ladder} with {rung.switch}"].add(rung.difficulty)
+        by_ladder[rung.ladder if rung.switch is None else f"{rung.ladder} with {rung.switch}"].add(rung.difficulty)
     if registered := REGISTERED.get(name):
-        found["registry"].update(range(registered.first, registered.last + 1))
-    return {ladder: sorted(difficulties) for ladder, difficulties in found.items()}
+        by_ladder["registry"].update(range(registered.first, registered.last + 1))
+    return {ladder: sorted(difficulties) for ladder, difficulties in by_ladder.items()}
 
 
 def spans(difficulties: Iterable[int]) -> str:
@@ -386,8 +386,8 @@ def _between_ladders(rungs: Iterable[Rung]) -> Iterator[Contradiction]:
             if len({rung.network for rung in same}) > 1:
                 says = ", ".join(f"{rung.ladder} {'with' if rung.network else 'without'}" for rung in same)
                 networks[difficulty][f"{same[0].ai}: {says}"].append(config)
-    for code, found in ((Code.TYPES, types), (Code.NETWORK, networks)):
-        for difficulty, by_text in found.items():
+    for code, by_difficulty in ((Code.TYPES, types), (Code.NETWORK, networks)):
+        for difficulty, by_text in by_difficulty.items():
             detail = "; ".join(f"{_names(configs)}: {text}" for text, configs in by_text.items())
             yield Contradiction(code, f"D{difficulty}", detail)
 
@@ -402,8 +402,8 @@ def _budgets(rungs: Iterable[Rung]) -> Iterator[Contradiction]:
                     differing[difficulty][rung.ai, rung.ladder].append(rung)
     for difficulty, by_ladder in differing.items():
         detail = "; ".join(
-            f"{ai} in {ladder}: randomness {_range(rung.randomness for rung in said)}, {_range(rung.think_ms for rung in said)} ms"
-            for (ai, ladder), said in by_ladder.items()
+            f"{ai} in {ladder}: randomness {_range(rung.randomness for rung in same)}, {_range(rung.think_ms for rung in same)} ms"
+            for (ai, ladder), same in by_ladder.items()
         )
         yield Contradiction(Code.BUDGETS, f"D{difficulty}", detail)
 
@@ -438,12 +438,12 @@ def _gaps(rungs: Iterable[Rung]) -> Iterator[Contradiction]:
 
 
 def _foreign_profiles(rungs: Iterable[Rung]) -> Iterator[Contradiction]:
-    """Rungs for several configs that bear the model id of one of them."""
-    found: dict[tuple[str, str], list[int]] = defaultdict(list)
+    """Rungs for several configs that have the model id of one of them."""
+    by_profile: dict[tuple[str, str], list[int]] = defaultdict(list)
     for rung in rungs:
         if rung.profile and rung.profile.startswith("ringrift_best_") and len(rung.boards) * len(rung.players) > 1:
-            found[rung.ladder, rung.profile].append(rung.difficulty)
-    for (ladder, profile), difficulties in found.items():
+            by_profile[rung.ladder, rung.profile].append(rung.difficulty)
+    for (ladder, profile), difficulties in by_profile.items():
         yield Contradiction(
             Code.PROFILE, ladder, f"profile {profile} at {spans(difficulties)}, whatever the board and the number of players"
         )
@@ -451,12 +451,12 @@ def _foreign_profiles(rungs: Iterable[Rung]) -> Iterator[Contradiction]:
 
 def _outside_capabilities(rungs: Iterable[Rung], types: Mapping[str, AIType]) -> Iterator[Contradiction]:
     """Types that a ladder plays in configs which the registry says they cannot play."""
-    found: dict[str, dict[str, set[tuple[int, Config]]]] = defaultdict(lambda: defaultdict(set))
+    outside: dict[str, dict[str, set[tuple[int, Config]]]] = defaultdict(lambda: defaultdict(set))
     for difficulty, config, here in _by_config(rungs):
         for rung in here:
             if rung.ai in types and not types[rung.ai].can_play(config):
-                found[rung.ai][rung.ladder].add((difficulty, config))
-    for ai, by_ladder in found.items():
+                outside[rung.ai][rung.ladder].add((difficulty, config))
+    for ai, by_ladder in outside.items():
         detail = "; ".join(
             f"{ladder} {spans(sorted({difficulty for difficulty, _ in where}))} for "
             f"{_names(config for config in CONFIGS if config in {config for _, config in where})}"
@@ -553,7 +553,7 @@ def _bad_types(types: Mapping[str, AIType]) -> Iterator[str]:
 
 
 def _dangling(types: Mapping[str, AIType], aliases: Mapping[str, Alias], rungs: Iterable[Rung]) -> Iterator[str]:
-    """Names that stand for no AI type, and aliases that hide one."""
+    """Names that stand for no AI type, and aliases with the name of one."""
     for name, alias in aliases.items():
         if name in types or name != alias.name:
             yield f"alias {name}: is an AI type, or stands under another name"

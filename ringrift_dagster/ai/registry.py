@@ -1,6 +1,6 @@
-"""The AI registry: every AI type that RingRift has, what it can do, and the names it goes by.
+"""The AI registry: every AI type that RingRift has, what it can do, and the names that stand for it.
 
-One frozen table, read by everything that names an AI: selection, self-play, recording, metrics, findings. Difficulty ladders are in
+One frozen table for everything that names an AI: selection, self-play, recording, metrics, findings. Difficulty ladders are in
 `ladders`, the vocabulary of `games.engine_mode` in `engine_modes`. Sources, all below RingRift's `ai-service/`: the names are the
 enum AIType (`app/models/core.py`); version, status and flags are those of `app/ai/registry.py` for the 13 types it has, and read
 from the implementation (`app/ai/`) for the others and where that registry contradicts it (`ladders.contradictions` names where).
@@ -530,10 +530,10 @@ def type_of(text: str | None) -> AIType | None:
 
     Raises UnknownAI.
     """
-    found = resolve(text)
-    if isinstance(found, Alias):
-        return AI_TYPES[found.ai] if found.ai else None
-    return found
+    entry = resolve(text)
+    if isinstance(entry, Alias):
+        return AI_TYPES[entry.ai] if entry.ai else None
+    return entry
 
 
 @dataclass(frozen=True)

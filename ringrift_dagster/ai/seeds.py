@@ -1,9 +1,9 @@
-"""Seeds and random draws: every random decision that a game or a sample depends on comes from here.
+"""Seeds and random draws: the source of all random decisions of games and samples.
 
-A *seed* is a path of words, such as `7/square8_2p/12/1/34/policy`, hashed to 64 bits. A *generator* is an array of one uint64 word:
+A *seed* is a path of words, such as `7/square8_2p/12/1/34/move`, hashed to 64 bits. A *generator* is an array of one uint64 word:
 its state. Draws change it in place, compiled or not, with the same result on every platform and in every version of Python and
-NumPy; `random` and `numpy.random` promise that for none of their samplers. Not for keys, tokens or ids: whoever sees one
-word knows all that follow. Sources: SplitMix64 (Steele, Lea and Flood, OOPSLA 2014; constants of Vigna's splitmix64.c).
+NumPy; `random` and `numpy.random` promise that for none of their samplers. Not for keys, tokens or ids: from one word
+all later words can be computed. Sources: SplitMix64 (Steele, Lea and Flood, OOPSLA 2014; constants of Vigna's splitmix64.c).
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def next_word(state):
 def below(state, bound):
     """An integer from 0 to `bound` - 1, all equally likely; `bound` is 1 to 2**63 - 1. Draws one word, seldom more.
 
-    The words beyond the largest multiple of `bound` are drawn again, so that no remainder is favoured.
+    Words beyond the largest multiple of `bound` are rejected, so that the result is unbiased.
     """
     divisor = np.uint64(bound)
     surplus = (_MOST % divisor + _ONE) % divisor
@@ -109,27 +109,3 @@ def below(state, bound):
 def fraction(state):
     """A float64 from 0 up to but not including 1: a multiple of 2**-53."""
     return np.float64(next_word(state) >> _TO_53_BITS) * _PER_UNIT
-
-
-@compiled
-def weighted(state, weights):
-    """An index of `weights` (int64, none negative, with a sum of 1 to 2**63 - 1), as likely as its weight says."""
-    total = np.int64(0)
-    for i in range(len(weights)):
-        total += weights[i]
-    left = below(state, total)
-    for i in range(len(weights)):
-        left -= weights[i]
-        if left < 0:
-            return i
-    return len(weights) - 1
-
-
-@compiled
-def shuffle(state, items):
-    """Put the entries of a one-dimensional array into random order, in place; all orders are equally likely (Fisher-Yates)."""
-    for last in range(len(items) - 1, 0, -1):
-        other = below(state, last + 1)
-        kept = items[last]
-        items[last] = items[other]
-        items[other] = kept

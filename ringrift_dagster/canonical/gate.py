@@ -26,6 +26,7 @@ from ringrift_dagster.games.database import (
     GameRecord,
     file_sha256,
 )
+from ringrift_dagster.games.digest import game_digest
 from ringrift_dagster.games.fingerprint import buffer_for, fingerprint, hash_text, hash_text_of
 from ringrift_dagster.games.geometry import coordinates, topology
 from ringrift_dagster.games.moves import (
@@ -41,8 +42,7 @@ from ringrift_dagster.games.moves import (
 )
 from ringrift_dagster.games.position import (
     COMPLETED,
-    FAST_TERRITORY,
-    LOOSE_PLACEMENT,
+    VARIANTS,
     Position,
     UnreadableState,
     empty_position,
@@ -71,25 +71,17 @@ REASONS: tuple[str, ...] = (
 )
 """Why a game is rejected, in the order in which the questions are asked."""
 
-TOLERANCES: dict[int, str] = {
-    0: "rule",
-    FAST_TERRITORY: "fast_territory",
-    LOOSE_PLACEMENT: "loose_placement",
-    FAST_TERRITORY | LOOSE_PLACEMENT: "fast_territory+loose_placement",
-}
-"""What a game may be legal under throughout, in the order in which it is asked (docs/decisions/0018); 0 is the rule."""
-
 HOLDOUT_SOURCES = ("tournament", "gauntlet", "eval", "holdout")
 """Games whose recorded source names one of these are kept for evaluation and never trained on."""
 
 Progress = Callable[[str, int, int], None]
 Observer = Callable[["JudgedGame"], None]
-"""Called with every game once it is judged; what it makes of the game changes no verdict."""
+"""Called with every judged game; has no influence on verdicts."""
 
 
 @dataclass(frozen=True)
 class GameVerdict:
-    """The gate's answer for one game; `reason` None means canonical."""
+    """The gate's answer for one game; `reason` None means canonical, and then `variant` says under which of VARIANTS."""
 
     game_id: str
     digest: str | None
@@ -98,13 +90,8 @@ class GameVerdict:
     detail: str | None = None
     moves: int = 0
     hashes_checked: int = 0
-    tolerance: int = 0
+    variant: str | None = None
     reused: bool = False
-
-    @property
-    def variant(self) -> str:
-        """What a canonical game is legal under: the rule, or which shortcuts of RingRift's Python engine."""
-        return TOLERANCES[self.tolerance]
 
     def rejection(self) -> dict[str, Any]:
         """The entry of a rejected game in a report."""
@@ -220,16 +207,16 @@ class Gate:
             stored.detail,
             stored.moves,
             stored.hashes_checked,
-            stored.tolerance,
+            stored.variant,
             reused,
         )
 
 
 def _judge(record: GameRecord, config: Config, start: Position, moves: PackedMoves) -> StoredVerdict:
-    """Replay under the rule, then under each tolerated variant; a game that none accepts is rejected as the rule does."""
+    """Judge a game by replaying it under each of VARIANTS; if none accepts it, the rejection is that of the first, the rule."""
     rejection: _Rejected | None = None
-    for tolerance in TOLERANCES:
-        position = empty_position(config, swap_rule=bool(start.swap_rule), tolerance=tolerance)
+    for variant in VARIANTS:
+        position = empty_position(config, swap_rule=bool(start.swap_rule), variant=variant)
         try:
             checked = _replay(record, config, position, moves)
         except _Rejected as rejected:
@@ -237,9 +224,9 @@ def _judge(record: GameRecord, config: Config, start: Position, moves: PackedMov
             if rejected.reason == "unreadable":
                 break
         else:
-            return StoredVerdict(None, None, None, len(moves), checked, tolerance, engine())
+            return StoredVerdict(None, None, None, len(moves), checked, variant, engine())
     assert rejection is not None
-    return StoredVerdict(rejection.reason, rejection.move, rejection.detail[:300], len(moves), 0, 0, engine())
+    return StoredVerdict(rejection.reason, rejection.move, rejection.detail[:300], len(moves), 0, None, engine())
 
 
 def _admit(record: GameRecord) -> Config:
@@ -253,7 +240,7 @@ def _admit(record: GameRecord) -> Config:
     if any(word in source for word in HOLDOUT_SOURCES):
         raise _Rejected("holdout_source", f"source {source[:80]!r} is kept for evaluation")
     board, players = row.get("board_type"), row.get("num_players")
-    if board not in BOARDS or players not in PLAYER_COUNTS:
+    if board not in BOARDS or type(players) is not int or players not in PLAYER_COUNTS:  # SQLite keeps 2.0 in an untyped column
         raise _Rejected("wrong_config", f"{record.config_key[:60]!r} is no config")
     if record.initial_state is None:
         raise _Rejected("missing_initial_state", "no initial state was recorded")
@@ -400,14 +387,6 @@ def _check_result(record: GameRecord, end: Position, moves: int) -> None:
         raise _Rejected("result_mismatch", f"total_moves is {_name(row['total_moves'])}, there are {moves}", moves - 1)
 
 
-def game_digest(config: Config, start: Position, moves: PackedMoves) -> str:
-    """SHA-256 of what makes a game this game: config, options, starting position and every decision of every move."""
-    digest = hashlib.sha256(f"{config.key}|swap={int(start.swap_rule)}|".encode())
-    digest.update(fingerprint(topology(config.board), start).encode())
-    moves.digest_into(digest)
-    return digest.hexdigest()
-
-
 def _claims(record: GameRecord) -> str:
     """Digest of what the record claims about the game beyond its moves: the rest of what a verdict depends on."""
     row = record.row
@@ -434,8 +413,8 @@ def verify(
 ) -> list[DatabaseVerdict]:
     """Judge databases that are given together; duplicates count from the second time on, across all of them.
 
-    A database that cannot be read gets the verdict `unreadable`, and the others are judged all the same. `observer` gives, for each
-    path, who is to see its judged games.
+    A database that cannot be read gets the verdict `unreadable`, and the others are judged all the same. `observer` returns,
+    for a path, the observer of its games.
     """
     gate = Gate(store)
     wanted = parse_config(config) if config else None
@@ -466,7 +445,7 @@ def _verify_one(
                 if wanted is not None and verdict.reason is None and judged.config != wanted:
                     verdict = GameVerdict(verdict.game_id, verdict.digest, "wrong_config", detail=f"not a {wanted.key} game")
                 found[verdict.reason or "canonical"] += 1
-                if verdict.reason is None:
+                if verdict.variant is not None:
                     variants[verdict.variant] += 1
                 report.moves += verdict.moves
                 report.hashes_checked += verdict.hashes_checked
@@ -488,7 +467,7 @@ def _verify_one(
         )
     report.config = next(iter(configs)) if len(configs) == 1 else None
     report.reasons = {reason: found[reason] for reason in REASONS if found[reason]}
-    report.variants = {name: variants[name] for name in TOLERANCES.values() if variants[name]}
+    report.variants = {variant: variants[variant] for variant in VARIANTS if variants[variant]}
     report.games = {
         "total": sum(found.values()),
         "canonical": found["canonical"],

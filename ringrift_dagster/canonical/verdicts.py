@@ -24,14 +24,14 @@ CREATE TABLE IF NOT EXISTS verdicts (
     detail TEXT,
     moves INTEGER NOT NULL,
     hashes_checked INTEGER NOT NULL,
-    tolerance INTEGER NOT NULL DEFAULT 0,
+    variant TEXT,
     judged_by TEXT,
     judged_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ', 'now')),
     PRIMARY KEY (digest, claims, rules_version)
 ) WITHOUT ROWID
 """
-_VALUES = "reason, move_number, detail, moves, hashes_checked, tolerance, judged_by"
-_LATER_COLUMNS = {"tolerance": "INTEGER NOT NULL DEFAULT 0", "judged_by": "TEXT"}
+_VALUES = "reason, move_number, detail, moves, hashes_checked, variant, judged_by"
+_LATER_COLUMNS = ("variant", "judged_by")
 """Columns that files made by earlier releases lack."""
 
 
@@ -39,8 +39,8 @@ _LATER_COLUMNS = {"tolerance": "INTEGER NOT NULL DEFAULT 0", "judged_by": "TEXT"
 class StoredVerdict:
     """What the gate found; `reason` None means canonical.
 
-    `tolerance` says which shortcuts of RingRift's Python engine the game needs to be legal (`position.py`), `judged_by` what ran
-    the rules.
+    `variant` is the variant under which the game is legal (`games.position.VARIANTS`; None for a rejected game), `judged_by` the
+    engine that ran the rules (`rules.compiled.engine`).
     """
 
     reason: str | None
@@ -48,7 +48,7 @@ class StoredVerdict:
     detail: str | None
     moves: int
     hashes_checked: int
-    tolerance: int = 0
+    variant: str | None = None
     judged_by: str | None = None
 
 
@@ -106,7 +106,7 @@ class VerdictStore:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=_WAIT_SECONDS)
+    connection = sqlite3.connect(path.absolute(), timeout=_WAIT_SECONDS)
     give_up = time.monotonic() + _WAIT_SECONDS
     while True:
         try:
@@ -123,12 +123,12 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def _add_later_columns(connection: sqlite3.Connection) -> None:
-    """Bring a file of an earlier release up to date; one of two processes that do so at once sees that the other was first."""
+    """Add the columns that a file of an earlier release lacks; another process may add them at the same time."""
     present = {row[1] for row in connection.execute("PRAGMA table_info(verdicts)")}
-    for name, declaration in _LATER_COLUMNS.items():
+    for name in _LATER_COLUMNS:
         if name not in present:
             try:
-                connection.execute(f"ALTER TABLE verdicts ADD COLUMN {name} {declaration}")
+                connection.execute(f"ALTER TABLE verdicts ADD COLUMN {name} TEXT")
             except sqlite3.OperationalError as error:
                 if "duplicate column" not in str(error):
                     raise

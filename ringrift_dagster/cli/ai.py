@@ -1,4 +1,4 @@
-"""`ringrift-data ai …`: the AI registry: which AIs there are, what each can do, and what RingRift's ladders contradict."""
+"""`ringrift-data ai …`: the AI registry: RingRift's AI types, their capabilities, and contradictions in its difficulty ladders."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ringrift_dagster.cli.output import Exit, Unreadable, as_json, print_json, p
 
 @click.group()
 def ai() -> None:
-    """Which AIs there are, what each can do, and what RingRift's difficulty ladders contradict."""
+    """RingRift's AI types, their capabilities, and contradictions in its difficulty ladders."""
 
 
 @ai.command("list")
@@ -53,43 +53,43 @@ def listing(json_output: bool) -> int:
 @click.argument("name")
 @as_json
 def show(name: str, json_output: bool) -> int:
-    """All about NAME: an AI type, an alias, a tournament agent such as mcts_100, or an engine mode."""
-    found = _found(name)
-    if isinstance(found, AIType):
-        _show_type(found, json_output)
+    """Everything recorded about NAME: an AI type, an alias, a tournament agent such as mcts_100, or an engine mode."""
+    entry = _lookup(name)
+    if isinstance(entry, AIType):
+        _show_type(entry, json_output)
     elif json_output:
-        kind = "alias" if isinstance(found, Alias) else "engine mode"
-        print_json({"kind": kind, **asdict(found)})
-    elif isinstance(found, Alias):
-        click.echo(f"{found.name} is no AI type: {found.ai or 'the AI depends on the game'}, {found.meaning} ({found.source})")
+        kind = "alias" if isinstance(entry, Alias) else "engine mode"
+        print_json({"kind": kind, **asdict(entry)})
+    elif isinstance(entry, Alias):
+        click.echo(f"{entry.name} is no AI type: {entry.ai or 'the AI depends on the game'}, {entry.meaning} ({entry.source})")
     else:
-        plays = ", ".join(found.types) or "types that vary"
-        click.echo(f"{found.name} is an engine mode: plays {plays}{found.meaning and f'; {found.meaning}'} ({found.source})")
+        plays = ", ".join(entry.types) or "types that vary"
+        click.echo(f"{entry.name} is an engine mode: plays {plays}{entry.meaning and f'; {entry.meaning}'} ({entry.source})")
     return Exit.GOOD
 
 
 @ai.command()
 @as_json
 def check(json_output: bool) -> int:
-    """Whether the registry is consistent, and in what RingRift's ladders, registry and code contradict each other.
+    """Check the registry, and list where RingRift's ladders, registry and code contradict each other.
 
     RingRift's contradictions are known and listed. Exits with 1 if the registry is inconsistent in itself, or if one appears or
     disappears that is not acknowledged.
     """
-    wrong = [*problems(), *unacknowledged()]
-    found = contradictions()
+    faults = [*problems(), *unacknowledged()]
+    known = contradictions()
     if json_output:
-        print_json({"consistent": not wrong, "problems": wrong, "contradictions": [asdict(entry) for entry in found]})
+        print_json({"consistent": not faults, "problems": faults, "contradictions": [asdict(entry) for entry in known]})
     else:
-        print_table("Problems", ["problem"], ([line] for line in wrong))
+        print_table("Problems", ["problem"], ([line] for line in faults))
         print_table(
-            "Contradictions in RingRift, all acknowledged" if not wrong else "Contradictions in RingRift",
+            "Contradictions in RingRift, all acknowledged" if not faults else "Contradictions in RingRift",
             ["code", "about", "detail"],
-            ([entry.code, entry.subject, entry.detail] for entry in found),
+            ([entry.code, entry.subject, entry.detail] for entry in known),
         )
-        state = "consistent" if not wrong else f"inconsistent: {len(wrong)} problems"
-        click.echo(f"the registry is {state}; RingRift contradicts itself in {len(found)} ways")
-    return Exit.BAD_NEWS if wrong else Exit.GOOD
+        state = "consistent" if not faults else f"inconsistent: {len(faults)} problems"
+        click.echo(f"the registry is {state}; RingRift contradicts itself in {len(known)} ways")
+    return Exit.BAD_NEWS if faults else Exit.GOOD
 
 
 def described(entry: AIType) -> dict[str, Any]:
@@ -151,14 +151,14 @@ def _difficulties(name: str) -> str:
     return "; ".join(f"{ladder} {spans(values)}" for ladder, values in difficulties_of(name).items())
 
 
-def _found(name: str) -> AIType | Alias | EngineMode:
-    """What a name means. Raises Unreadable if it means nothing."""
+def _lookup(name: str) -> AIType | Alias | EngineMode:
+    """The AI type, alias or engine mode that a name stands for. Raises Unreadable if there is none."""
     try:
-        found = resolve(name)
+        entry = resolve(name)
     except UnknownAI as error:
         if mode := engine_mode(name):
             return mode
         raise Unreadable(f"{error}; `ringrift-data ai list` shows all") from error
-    if found is None:
+    if entry is None:
         raise Unreadable("no name is given; `ringrift-data ai list` shows all")
-    return found
+    return entry

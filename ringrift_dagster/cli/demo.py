@@ -1,6 +1,6 @@
-"""`ringrift-data demo`: the whole data plane at work on this machine, from sample games to a training set where a job needs it.
+"""`ringrift-data demo`: the whole data plane at work on this machine, from self-play to a training set where a job needs it.
 
-Self-play databases lie on one host of a small cluster. They come home, pass the gate and become training sets; a job that starts
+One host of a small cluster plays games. They come home, pass the gate and become training sets; a job that starts
 on a host without data is given what it needs; everything is replicated and put into the bucket. Dagster's sensors do what follows
 from events; the first runs of the pipeline are made here, in this process, because that is quickest.
 """
@@ -20,7 +20,8 @@ import click
 import dagster as dg
 
 from ringrift_dagster.cli.dagster_home import held
-from ringrift_dagster.cli.demo_cluster import BUCKET, DRIVE, WITH_DATA, WITHOUT_DATA, DemoCluster, demo_cluster
+from ringrift_dagster.cli.demo_cluster import BUCKET, DRIVE, WITH_DATA, WITHOUT_DATA, DemoCluster, demo_cluster, games_of
+from ringrift_dagster.cli.demo_games import PLAYED, play_games
 from ringrift_dagster.cli.output import Exit, complain, print_table
 from ringrift_dagster.cli.registry import print_configs
 from ringrift_dagster.cli.services import Services, choose_port, stopped_by_signals
@@ -31,7 +32,6 @@ from ringrift_dagster.demo_data import DAMAGED_CONFIG
 from ringrift_dagster.events.client import emit
 from ringrift_dagster.games.sources import states, watch
 from ringrift_dagster.home import Home
-from ringrift_dagster.manifest import overrides
 from ringrift_dagster.manifest.locations import all_locations
 from ringrift_dagster.manifest.plane import HOME_LOCATION, Plane, open_plane
 from ringrift_dagster.manifest.queries import Whereabouts, where
@@ -79,11 +79,10 @@ class Timeline:
 @click.option("--home", "root", type=click.Path(path_type=Path, file_okay=False), help="Instead of $RINGRIFT_DATA_HOME.")
 @click.option("--port", default=3000, show_default=True, help="Of the web interface; another is chosen if it is taken.")
 def demo(once: bool, root: Path | None, port: int) -> int:
-    """Run the whole data plane on sample games: a small cluster of real processes, and the Dagster UI.
+    """Run the whole data plane: a small cluster of real processes, games that one of its hosts plays, and the Dagster UI.
 
-    Real RingRift games come from a host's databases through the canonical gate into training sets; a training start on a host that
-    has no data brings it there; copies go to other hosts, a drive and an S3 server. One game is damaged: the UI says why it was
-    rejected.
+    Games come from the host's databases through the canonical gate into training sets; a training start on a host that has no data
+    brings it there; copies go to other hosts, a drive and an S3 server. One game is damaged: the UI says why it was rejected.
     """
     home = Home(root.absolute()) if root else Home.from_env()
     os.environ["RINGRIFT_DATA_HOME"] = str(home.root)
@@ -92,12 +91,14 @@ def demo(once: bool, root: Path | None, port: int) -> int:
     with ExitStack() as stack:
         stack.enter_context(stopped_by_signals())
         instance = stack.enter_context(held(Path(outside or home.root / "dagster")))
+        click.echo(f"{WITH_DATA} plays games (a fresh installation compiles the rules first: a minute or so)")
+        play_games(games_of(home, WITH_DATA), lambda config, what: line.happened(f"{WITH_DATA} played {config}", what))
         cluster = stack.enter_context(demo_cluster(home))
         chosen = choose_port(port)
         if chosen != port:
             complain(f"port {port} is taken, using {chosen}")
         services = stack.enter_context(Services(Path(instance.root_directory), chosen))
-        click.echo(f"Dagster is starting at {services.url} (a fresh installation compiles the rules first: about a minute)")
+        click.echo(f"Dagster is starting at {services.url}")
         line.happened("cluster is up", f"{', '.join(cluster.urls)}, the drive {DRIVE}, the bucket {BUCKET}")
         with open_plane(home) as plane:
             _bring_games_home(plane, line)
@@ -160,10 +161,6 @@ def _train(plane: Plane, instance: dg.DagsterInstance, cluster: DemoCluster, lin
         return
     line.wait("manifest knows it", lambda: _known(plane, sha256))
     held = _held(plane, sha256)
-    now = time.time()
-    if CONFIG not in overrides.standing(plane.store, now):
-        overrides.grant(plane.store, CONFIG, who="the demo", why="its sample games are old", hours=1, at=now)
-        line.happened("age limit", "overridden for an hour, by name: the sample games are old")
     event = emit("TRAINING_STARTED", {"config": CONFIG, "node_id": WITHOUT_DATA, "job_id": f"demo-{os.getpid()}"},
                  url=cluster.urls[WITHOUT_DATA])  # fmt: skip
     started = time.time()
@@ -250,9 +247,9 @@ def _places(found: Whereabouts) -> str:
 
 
 def _missing(home: Home) -> Iterator[tuple[str, str]]:
-    """Whatever the sample games should have led to and did not."""
+    """Whatever the games should have led to and did not."""
     for state in overview(home):
-        if state.databases and state.training_set is None:
+        if state.config in PLAYED and state.training_set is None:
             yield state.config, "it has no training set"
         if state.config == DAMAGED_CONFIG and "result_mismatch" not in state.rejected:
             yield state.config, "its damaged game was not rejected"

@@ -20,7 +20,6 @@ from typing import Any
 import click
 
 from ringrift_dagster.cli.services import started
-from ringrift_dagster.demo_data import unpack
 from ringrift_dagster.home import Home
 from ringrift_dagster.manifest.sources.tree import mark_location
 
@@ -60,14 +59,13 @@ class DemoCluster:
 
 @contextmanager
 def demo_cluster(home: Home) -> Iterator[DemoCluster]:
-    """Start everything, with the sample games on one host and nothing on the other, and name it in the environment."""
-    root = home.root / "cluster"
+    """Start everything, and name it in the environment. Nothing has games but the host that played them before (`games_of`)."""
+    root = _root(home)
     cluster = DemoCluster(root, root / "distributed_hosts.yaml")
     cluster.logs.mkdir(parents=True, exist_ok=True)
     for name in (COORDINATOR, WITH_DATA, WITHOUT_DATA, DRIVE, "s3"):
         (root / name).mkdir(exist_ok=True)
     mark_location(root / DRIVE, DRIVE)
-    unpack(root / WITH_DATA / "data" / "games")
     with ExitStack() as stack:
         os.environ.setdefault("RINGRIFT_NODE_TOKEN", secrets.token_urlsafe(24))
         os.environ["RINGRIFT_HOSTS_FILE"] = str(cluster.hosts_file)  # the coordinator's agent reads it again when it changes
@@ -77,6 +75,15 @@ def demo_cluster(home: Home) -> Iterator[DemoCluster]:
             _start_agent(stack, cluster, name, "--coordinator", cluster.urls[COORDINATOR])
         cluster.hosts_file.write_text(_hosts(cluster))
         yield cluster
+
+
+def games_of(home: Home, host: str) -> Path:
+    """Where a host of the demo's cluster keeps the databases of its games."""
+    return _root(home) / host / "data" / "games"
+
+
+def _root(home: Home) -> Path:
+    return home.root / "cluster"
 
 
 def _start_agent(stack: ExitStack, cluster: DemoCluster, name: str, *options: str) -> None:

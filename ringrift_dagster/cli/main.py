@@ -15,12 +15,13 @@ import click
 from ringrift_dagster.cli.output import Exit, complain
 
 COMMANDS = {
+    "selfplay": "Play games with our own AIs.",
     "verify": "Judge databases by the canonical rules.",
     "export": "Write training sets.",
     "inspect": "Look into a database or a training set.",
     "registry": "RingRift's evidence beside our verdicts; the state of every config.",
     "rules": "What the canonical rules allow: counts of legal moves by depth.",
-    "ai": "The AIs that RingRift has, what each can do, and what its ladders contradict.",
+    "ai": "RingRift's AI types, their capabilities, and contradictions in its ladders.",
     "where": "Every copy of an item, and who could give it best.",
     "manifest": "What exists, where, and whether it is good: refresh it, ask it.",
     "health": "Whether all is well, on one screen, and what to do where it is not.",

@@ -33,7 +33,7 @@ def rules() -> None:
 
 
 @rules.command()
-@click.option("--config", type=click.Choice(CONFIG_KEYS), metavar="CONFIG", help="Needed unless a recorded game tells it.")
+@click.option("--config", type=click.Choice(CONFIG_KEYS), metavar="CONFIG", help="Needed without --db.")
 @click.option("--depth", type=click.IntRange(1, counting.MAX_DEPTH), required=True, help="Moves to look ahead.")
 @click.option("--divide", is_flag=True, help="Count below each legal move.")
 @click.option("--swap-rule", is_flag=True, help="The second of two players may swap sides (not with --db).")
@@ -53,7 +53,7 @@ def perft(
     after: int | None,
     json_output: bool,
 ) -> int:
-    """Count the positions that 1 to DEPTH legal moves lead to: perft, the usual test of a list of moves.
+    """Count the positions after 1 to DEPTH legal moves (perft, the usual test of move generators).
 
     Begins where games of CONFIG begin, or where the moves of a file or of a recorded game lead to. A position
     that is reached in two ways counts twice. Counts grow fast: 192 positions after one move on square8, nearly
@@ -66,46 +66,44 @@ def perft(
     if after is not None and db is None and moves is None:
         raise click.UsageError("--after needs --db or --moves")
     if db is not None:
-        found, position, packed = _recorded(db, game)
-        if config not in (None, found.key):
-            raise click.UsageError(f"the game is of {found.key}, not {config}: leave out --config")
+        parsed, position, packed = _recorded(db, game)
+        if config not in (None, parsed.key):
+            raise click.UsageError(f"the game is of {parsed.key}, not {config}: leave out --config")
     elif config is None:
         raise click.UsageError("--config is needed: one of " + ", ".join(CONFIG_KEYS))
     else:
-        found = parse_config(config)
-        if swap_rule and found.players != 2:
+        parsed = parse_config(config)
+        if swap_rule and parsed.players != 2:
             raise click.UsageError("--swap-rule is for two players")
-        position, packed = empty_position(found, swap_rule=swap_rule), _packed(found, _records(moves) if moves else [])
+        position, packed = empty_position(parsed, swap_rule=swap_rule), _packed(parsed, _records(moves) if moves else [])
     played = len(packed) if after is None else after
     if played > len(packed):
         raise click.UsageError(f"--after {after}: there are {len(packed)} moves")
-    _advance(found, position, PackedMoves(packed.rows[:played], packed.cells))
+    _advance(parsed, position, PackedMoves(packed.rows[:played], packed.cells))
 
-    counting.perft(found, position, 1)  # compiles the rules if need be: what is timed is counting
+    counting.perft(parsed, position, 1)  # compiles the rules if need be: what is timed is counting
     began = time.perf_counter()
-    counts: tuple[int, ...] = ()
-    lines: list[tuple[str, dict[str, Any], int]] = []
     if divide:
-        for row, cells, leaves in counting.divide(found, position, depth):
-            move = row.tolist(), cells.tolist()
-            lines.append((move_text(found, *move), move_record(found, *move, played + 1), leaves))
-        total = sum(leaves for _, _, leaves in lines)
-        answer: dict[str, Any] = {"leaves": total, "moves": [{"move": record, "leaves": leaves} for _, record, leaves in lines]}
+        moves_below = [
+            (move_text(parsed, row.tolist(), cells.tolist()), move_record(parsed, row.tolist(), cells.tolist(), played + 1), leaves)
+            for row, cells, leaves in counting.divide(parsed, position, depth)
+        ]
+        total = sum(leaves for _, _, leaves in moves_below)
+        answer: dict[str, Any] = {"leaves": total, "moves": [{"move": move, "leaves": leaves} for _, move, leaves in moves_below]}
+        columns, lines = ["move", "positions"], [[text, leaves] for text, _, leaves in moves_below]
     else:
-        counts = counting.perft(found, position, depth)
+        counts = counting.perft(parsed, position, depth)
         total = sum(counts)
         answer = {"counts": counts}
+        columns, lines = ["depth", "positions"], [[level, count] for level, count in enumerate(counts, start=1)]
     seconds = time.perf_counter() - began
     speed = round(total / seconds) if seconds else total
     if json_output:
-        about = {"config": found.key, "after": played, "depth": depth}
+        about = {"config": parsed.key, "after": played, "depth": depth}
         print_json({**about, **answer, "seconds": seconds, "positions_per_second": speed})
         return Exit.GOOD
-    if divide:
-        print_table("", ["move", "positions"], [(text, leaves) for text, _, leaves in lines], "the game is over")
-    else:
-        print_table("", ["depth", "positions"], enumerate(counts, start=1))
-    click.echo(f"{found.key}, {played} moves played: {total:,} positions in {seconds:.2f} s, {speed:,} per second")
+    print_table("", columns, lines, "the game is over")
+    click.echo(f"{parsed.key}, {played} moves played: {total:,} positions in {seconds:.2f} s, {speed:,} per second")
     return Exit.GOOD
 
 

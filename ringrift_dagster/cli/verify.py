@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 import click
 
 from ringrift_dagster.ai.findings import MEANINGS, FindingCode, FindingsReport
+from ringrift_dagster.ai.replay import CANNOT, DIFFERENT, AiReplay, replay_ais
 from ringrift_dagster.canonical.gate import DatabaseVerdict, Observer
 from ringrift_dagster.canonical.gate import verify as judge
 from ringrift_dagster.canonical.verdicts import VerdictStore
-from ringrift_dagster.cli.output import Exit, as_json, print_json, print_table, progress
+from ringrift_dagster.cli.output import Exit, Unreadable, as_json, print_json, print_table, progress
 from ringrift_dagster.games.config import CONFIG_KEYS
+from ringrift_dagster.games.database import DatabaseUnreadable, GameDatabase, GameRecord
 
 EXITS = {"canonical": Exit.GOOD, "unreadable": Exit.USAGE}
 """Exit status by verdict; every other verdict is bad news. The gravest of all databases counts."""
@@ -32,13 +35,17 @@ EXITS = {"canonical": Exit.GOOD, "unreadable": Exit.USAGE}
     type=click.Path(path_type=Path, dir_okay=False),
     help="Keep verdicts in this file and reuse those it has.",
 )
+@click.option("--replay-ai", is_flag=True, help="Also replay the AIs of every game, with the recorded seeds.")
 @as_json
-def verify(databases: tuple[Path, ...], config: str | None, store: Path | None, json_output: bool) -> int:
+def verify(databases: tuple[Path, ...], config: str | None, store: Path | None, replay_ai: bool, json_output: bool) -> int:
     """Replay every game of DATABASES under the canonical rules and say which are canonical.
 
     Databases are judged together: a game that two of them have is a duplicate in the second. Exits with 0
     only if every game of every database is canonical, with 2 if a database cannot be read, and otherwise with
-    1. What games say of the AIs that played them is shown as findings, which change no verdict.
+    1. Findings on the recorded AIs are shown beside the verdicts and change none.
+
+    With --replay-ai this project's own AIs choose their moves again; a game in which a choice differs from the record
+    counts as bad news. RingRift's AIs cannot be replayed: they are not implemented here.
     """
     reports: list[FindingsReport] = []
 
@@ -52,12 +59,63 @@ def verify(databases: tuple[Path, ...], config: str | None, store: Path | None, 
         (verdict, FindingsReport() if verdict.verdict == "unreadable" else report)
         for verdict, report in zip(found, reports, strict=True)
     ]
+    replays = {verdict.path: replay(Path(verdict.path)) for verdict in found if replay_ai and verdict.verdict != "unreadable"}
     if json_output:
-        print_json([{**verdict.to_dict(), "ai_findings": report.to_dict()} for verdict, report in reported])
+        replay_entries = {path: {"ai_replay": [game.to_dict() for game in games]} for path, games in replays.items()}
+        print_json(
+            [
+                {**verdict.to_dict(), "ai_findings": report.to_dict(), **replay_entries.get(verdict.path, {})}
+                for verdict, report in reported
+            ]
+        )
     else:
         print_verdicts(found)
         print_findings(reported)
-    return max(EXITS.get(verdict.verdict, Exit.BAD_NEWS) for verdict in found)
+        print_replays(replays)
+    differ = any(game.outcome == DIFFERENT for games in replays.values() for game in games)
+    return max(Exit.BAD_NEWS if differ else Exit.GOOD, *(EXITS.get(verdict.verdict, Exit.BAD_NEWS) for verdict in found))
+
+
+def replay(path: Path) -> list[AiReplay]:
+    """Replay the AIs of every game of a readable database. Raises Unreadable if it no longer is."""
+    try:
+        with GameDatabase(path, check=False) as database, progress("AIs replayed") as step:
+            total = database.count()
+
+            def records() -> Iterator[GameRecord]:
+                for number, record in enumerate(database.games(), start=1):
+                    yield record
+                    step(str(path), number, total)
+
+            return replay_ais(records())
+    except DatabaseUnreadable as error:
+        raise Unreadable(f"{path}: {error.detail}") from error
+
+
+def print_replays(replays: Mapping[str, Sequence[AiReplay]]) -> None:
+    """Print the AI replays: a row for each database and outcome, then a row for each game that differs."""
+    rows: Counter[tuple[str, str, str]] = Counter()
+    decisions: Counter[tuple[str, str, str]] = Counter()
+    for path, games in replays.items():
+        for game in games:
+            key = (Path(path).name, game.outcome, game.detail or "" if game.outcome == CANNOT else "")
+            rows[key] += 1
+            decisions[key] += game.decisions
+    print_table(
+        "AI replay",
+        ["database", "outcome", "games", "decisions", "reason"],
+        ([name, outcome, rows[key], decisions[key], detail] for key in rows for name, outcome, detail in [key]),
+    )
+    print_table(
+        "Games in which an AI chooses another move",
+        ["database", "game", "move", "detail"],
+        (
+            [Path(path).name, game.game_id, game.move_number, game.detail]
+            for path, games in replays.items()
+            for game in games
+            if game.outcome == DIFFERENT
+        ),
+    )
 
 
 def print_verdicts(found: Sequence[DatabaseVerdict]) -> None:
@@ -101,9 +159,9 @@ def print_verdicts(found: Sequence[DatabaseVerdict]) -> None:
 
 
 def print_findings(reported: Iterable[tuple[DatabaseVerdict, FindingsReport]]) -> None:
-    """One row a database and code: how many players it is about."""
+    """Print the findings on recorded AIs: a row for each database and code, with the number of players."""
     print_table(
-        "What games say of their AIs (no verdict depends on it)",
+        "Findings on recorded AIs (no verdict depends on them)",
         ["database", "finding", "players", "meaning"],
         (
             [Path(verdict.path).name, code.value, report.counts[code.value], MEANINGS[code]]

@@ -280,6 +280,11 @@ class Cluster(BaseModel):
         """Hosts that the file counts on, in its order."""
         return tuple(host for host in self.hosts.values() if host.active)
 
+    @property
+    def selfplay_hosts(self) -> tuple[Host, ...]:
+        """Active hosts that play games: all but mere proxies and those with `selfplay_enabled: false`."""
+        return tuple(host for host in self.active_hosts if host.selfplay and host.role != "proxy")
+
     def locations(self) -> list[Place]:
         """Every place that holds data and can be asked: what hangs on hosts that are not active is left out."""
         return [*self._on_hosts(), *self._on_drives(), *self._on_shared(), *self._in_buckets()]

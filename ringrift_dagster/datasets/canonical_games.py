@@ -23,14 +23,15 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ringrift_dagster.canonical.gate import RULES_VERSION, Gate, JudgedGame, Observer, game_digest, judged_games
+from ringrift_dagster.canonical.gate import RULES_VERSION, Gate, JudgedGame, Observer, judged_games
 from ringrift_dagster.canonical.verdicts import VerdictStore
 from ringrift_dagster.datasets.npz_writer import publish
 from ringrift_dagster.games.config import Config, parse_config
 from ringrift_dagster.games.database import DatabaseUnreadable, GameDatabase, file_sha256
+from ringrift_dagster.games.digest import game_digest
 from ringrift_dagster.games.geometry import coordinates
 from ringrift_dagster.games.moves import PackedMoves, pack
-from ringrift_dagster.games.position import Position, empty_position
+from ringrift_dagster.games.position import RULE, Position, empty_position
 from ringrift_dagster.home import Home
 
 _GAMES_PER_FILE = 2_000
@@ -59,7 +60,7 @@ GAMES = pa.schema(
         ("winner", pa.int8()),
         ("total_moves", pa.int32()),
         ("swap_rule", pa.bool_()),
-        ("tolerance", pa.int8()),
+        ("variant", pa.string()),
         ("hashes_checked", pa.int32()),
         ("initial_state", pa.binary()),
         *[(name, pa.string()) for name in _STRING_COLUMNS],
@@ -88,7 +89,7 @@ class CanonicalGame:
     row: Mapping[str, Any]
     moves: PackedMoves
     swap_rule: bool
-    tolerance: int = 0
+    variant: str = RULE
     probabilities: Mapping[int, bytes] = field(default_factory=dict)
 
     @classmethod
@@ -98,12 +99,12 @@ class CanonicalGame:
             raise ValueError(f"game {judged.record.game_id} is not canonical")
         record = judged.record
         return cls(
-            judged.verdict.digest, record.row, judged.moves, judged.swap_rule, judged.verdict.tolerance, record.probabilities
+            judged.verdict.digest, record.row, judged.moves, judged.swap_rule, judged.verdict.variant or RULE, record.probabilities
         )
 
     def start(self, config: Config) -> Position:
-        """The position in which the game begins, under what it was judged by."""
-        return empty_position(config, swap_rule=self.swap_rule, tolerance=self.tolerance)
+        """The starting position of the game, with the variant under which it was judged."""
+        return empty_position(config, swap_rule=self.swap_rule, variant=self.variant)
 
     @property
     def time(self) -> str | None:
@@ -280,7 +281,7 @@ def stored_games(config: Config, home: Home) -> Iterator[CanonicalGame]:
             for row in batch.to_pylist():
                 records, probabilities = moves.take(row["digest"], row["total_moves"])
                 packed = pack(records, at)
-                game = CanonicalGame(row["digest"], row, packed, row["swap_rule"], row["tolerance"], probabilities)
+                game = CanonicalGame(row["digest"], row, packed, row["swap_rule"], row["variant"], probabilities)
                 if game_digest(config, game.start(config), packed) != row["digest"]:
                     raise CorruptStore(path, f"game {row['game_id']} is not what was stored")
                 yield game
@@ -457,7 +458,7 @@ def _game_row(judged: JudgedGame) -> dict[str, Any]:
         "winner": record.row.get("winner"),
         "total_moves": len(record.moves),
         "swap_rule": judged.swap_rule,
-        "tolerance": judged.verdict.tolerance,
+        "variant": judged.verdict.variant,
         "hashes_checked": judged.verdict.hashes_checked,
         "initial_state": record.initial_state,
         **{column: _text(record.row.get(column)) for column in _STRING_COLUMNS},

@@ -249,7 +249,7 @@ class _Taken:
     move_numbers: _Spool
     move_types: _Spool
     sizes: list[tuple[int, int]] = field(default_factory=list)  # (moves, listed cells) of each game
-    rules: list[tuple[bool, int]] = field(default_factory=list)  # (swap rule, tolerance) of each game
+    rules: list[tuple[bool, str]] = field(default_factory=list)  # (swap rule, variant) of each game
     counts: list[int] = field(default_factory=list)  # samples of each game
     totals: list[int] = field(default_factory=list)
     quality: list[float] = field(default_factory=list)
@@ -287,7 +287,7 @@ def _take_in(config: Config, games: Iterable[CanonicalGame], staging: Path, stac
         taken.move_numbers.append(numbers)
         taken.move_types.append(moves.rows[numbers, TYPE])
         taken.sizes.append((len(moves), len(moves.cells)))
-        taken.rules.append((game.swap_rule, game.tolerance))
+        taken.rules.append((game.swap_rule, game.variant))
         taken.counts.append(len(numbers))
         taken.totals.append(len(moves) if row.get("total_moves") is None else row["total_moves"])
         taken.quality.append(quality_score(row, len(moves)))
@@ -454,8 +454,8 @@ def _encoded(
     for index, (moves, cells) in enumerate(taken.sizes):
         packed = PackedMoves(taken.rows.read(moves).astype(np.int64), taken.cells.read(cells)[:, 0].astype(np.int64))
         keep = policy_indices(config, packed) != NO_POLICY
-        swap_rule, tolerance = taken.rules[index]
-        start = empty_position(config, swap_rule=swap_rule, tolerance=tolerance)
+        swap_rule, variant = taken.rules[index]
+        start = empty_position(config, swap_rule=swap_rule, variant=variant)
         encoder = GameEncoder(config, start, packed)
         movers = np.empty(moves, dtype=np.uint8)
         game_phases = np.empty(moves, dtype=np.uint8)

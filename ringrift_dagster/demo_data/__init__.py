@@ -1,4 +1,4 @@
-"""Sample self-play databases, recorded by RingRift's own engine; `damaged_*` has one game whose recorded winner is wrong."""
+"""The demo's damaged database: games recorded by RingRift's own engine, one of them with the wrong winner."""
 
 from __future__ import annotations
 
@@ -8,20 +8,17 @@ from importlib.resources import files
 from pathlib import Path
 
 DAMAGED_CONFIG = "square8_2p"
+DAMAGED_DATABASE = f"damaged_{DAMAGED_CONFIG}.db"
 
 
-def unpack(into: Path) -> list[Path]:
-    """Put every sample database that is not there yet into a directory; returns their paths."""
+def unpack(into: Path) -> Path:
+    """Put the database into a directory, unless it is there already; returns its path."""
     into.mkdir(parents=True, exist_ok=True)
-    targets = []
-    for packed in sorted(files(__name__).iterdir(), key=lambda file: file.name):
-        if not packed.name.endswith(".db.xz"):
-            continue
-        target = into / packed.name.removesuffix(".xz")
-        targets.append(target)
-        if not target.exists():
-            part = target.with_suffix(".part")
-            with packed.open("rb") as raw, lzma.open(raw) as source, part.open("wb") as copy:
-                shutil.copyfileobj(source, copy)
-            part.replace(target)
-    return targets
+    target = into / DAMAGED_DATABASE
+    if not target.exists():
+        part = target.with_suffix(".part")
+        packed = files(__name__) / f"{DAMAGED_DATABASE}.xz"
+        with packed.open("rb") as raw, lzma.open(raw) as source, part.open("wb") as copy:
+            shutil.copyfileobj(source, copy)
+        part.replace(target)
+    return target

@@ -14,7 +14,16 @@ from typing import Any
 from ringrift_dagster.games import moves as m
 from ringrift_dagster.games.config import Config
 from ringrift_dagster.games.geometry import NO_CELL, coordinates
-from ringrift_dagster.games.moves import EliminationContext, MoveType, PackedMoves, Phase, RecoveryMode, pack
+from ringrift_dagster.games.moves import (
+    PHASE_NAMES,
+    TYPE_NAMES,
+    EliminationContext,
+    MoveType,
+    PackedMoves,
+    Phase,
+    RecoveryMode,
+    pack,
+)
 
 Record = dict[str, Any]
 """One move as RingRift's JSON has it, in camelCase; fields that say nothing are left out."""
@@ -30,10 +39,8 @@ PLACELESS = frozenset(
         MoveType.SWAP_SIDES,
     }
 )
-"""Moves that happen nowhere, for which RingRift nevertheless records (0, 0) as their destination."""
+"""Moves without a place on the board, for which RingRift records (0, 0) as the destination."""
 
-_TYPE_NAMES = tuple(kind.name.lower() for kind in MoveType)
-_PHASE_NAMES = tuple(phase.name.lower() for phase in Phase)
 _CONTEXT_NAMES = tuple(context.name.lower() for context in EliminationContext)
 _MODE_NAMES = tuple(mode.name.lower() for mode in RecoveryMode)
 _LINE_MOVES = (MoveType.PROCESS_LINE, MoveType.CHOOSE_LINE_OPTION)
@@ -59,11 +66,11 @@ def move_record(
     """The record of one packed move.
 
     `row` has the columns of `moves.COLUMNS` and points into `cells`; `number` counts from 1; `timestamp` is ISO, `on_stack`
-    says for a placement whether a stack stood there. Raises ValueError for what no legal move is: an unknown type or phase, or
-    a cell off the board.
+    says for a placement whether there is a stack on the cell. Raises ValueError for an unknown type or phase and for a cell off
+    the board.
     """
     kind, player, number = MoveType(row[m.TYPE]), int(row[m.PLAYER]), int(number)
-    record: Record = {"id": f"{_TYPE_NAMES[kind].replace('_', '-')}-{number}", "type": _TYPE_NAMES[kind], "player": player}
+    record: Record = {"id": f"{TYPE_NAMES[kind].replace('_', '-')}-{number}", "type": TYPE_NAMES[kind], "player": player}
     where = points(config.board)
     for name, cell in (("from", row[m.ORIGIN]), ("to", row[m.TO]), ("captureTarget", row[m.TARGET])):
         if cell != NO_CELL:
@@ -103,7 +110,7 @@ def move_record(
         if row[m.CONTEXT] == EliminationContext.LINE:
             record["eliminatedRings"] = [{"player": player, "count": 1}]
     if row[m.PHASE] != m.NOT_GIVEN:
-        record["phase"] = _PHASE_NAMES[Phase(row[m.PHASE])]
+        record["phase"] = PHASE_NAMES[Phase(row[m.PHASE])]
     if timestamp is not None:
         record["timestamp"] = timestamp
     record["thinkTime"] = think_ms
@@ -118,12 +125,12 @@ def move_records(config: Config, moves: PackedMoves) -> list[Record]:
 
 
 def move_text(config: Config, row: Sequence[int], cells: Sequence[int]) -> str:
-    """A packed move as one line for people, e.g. `overtaking_capture 0,4 over 0,6 to 0,7`. Cells have their keys, lists are sorted.
+    """A packed move as one line of text, e.g. `overtaking_capture from 0,4 over 0,6 to 0,7`.
 
-    Raises ValueError as `move_record` does.
+    Cells are written by their keys, lists of cells in board order. Raises ValueError as `move_record` does.
     """
     kind, keys = MoveType(row[m.TYPE]), coordinates(config.board).key_of
-    words = [_TYPE_NAMES[kind]]
+    words = [TYPE_NAMES[kind]]
 
     def place(preposition: str, *numbers: int) -> None:
         words.extend([preposition, *(keys[_on_board(keys, cell)] for cell in sorted(map(int, numbers)))])
@@ -173,7 +180,7 @@ def move_key(config: Config, row: Sequence[int]) -> str:
     places = [_point(where, cell) for cell in (row[m.ORIGIN], row[m.TO]) if cell != NO_CELL]
     if kind in PLACELESS and not places:
         places = [{"x": 0, "y": 0}]
-    return "_".join([_TYPE_NAMES[kind], *(f"{place['x']},{place['y']}" for place in places)])
+    return "_".join([TYPE_NAMES[kind], *(f"{place['x']},{place['y']}" for place in places)])
 
 
 def move_probabilities(config: Config, rows: Iterable[Sequence[int]], weights: Iterable[float]) -> dict[str, float]:
@@ -181,15 +188,15 @@ def move_probabilities(config: Config, rows: Iterable[Sequence[int]], weights: I
 
     Moves that share a key add up. Raises ValueError when no weight is positive or one is not finite.
     """
-    found: dict[str, float] = {}
+    by_key: dict[str, float] = {}
     for row, weight in zip(rows, weights, strict=True):
         if weight > 0:
             key = move_key(config, row)
-            found[key] = found.get(key, 0.0) + float(weight)
-    total = sum(found.values())
+            by_key[key] = by_key.get(key, 0.0) + float(weight)
+    total = sum(by_key.values())
     if not 0 < total < float("inf"):
-        raise ValueError(f"the weights of {len(found)} moves sum to {total}")
-    return {key: weight / total for key, weight in found.items()}
+        raise ValueError(f"the weights of {len(by_key)} moves sum to {total}")
+    return {key: weight / total for key, weight in by_key.items()}
 
 
 def _line(positions: list[dict[str, int]], player: int) -> Record:

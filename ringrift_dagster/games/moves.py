@@ -77,6 +77,8 @@ class RecoveryMode(IntEnum):
 
 PHASES: dict[str, Phase] = {phase.name.lower(): phase for phase in Phase}
 MOVE_TYPES: dict[str, MoveType] = {kind.name.lower(): kind for kind in MoveType}
+PHASE_NAMES, TYPE_NAMES = tuple(PHASES), tuple(MOVE_TYPES)
+"""The names in records, by number."""
 _CONTEXTS = {context.name.lower(): context for context in EliminationContext if context}
 _MODES = {mode.name.lower(): mode for mode in RecoveryMode}
 
@@ -134,7 +136,7 @@ class PackedMoves:
 
 
 class MoveLog:
-    """The moves of a game in the making, laid out as `pack` lays out their records, so that both have one digest."""
+    """The moves of a game that is being played, in the layout of `pack`: the digest is that of the game's records."""
 
     def __init__(self) -> None:
         self._rows: list[NDArray[np.int64]] = []

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ringrift_dagster.games.config import Config
 from ringrift_dagster.games.geometry import Topology, topology
-from ringrift_dagster.games.position import POSITION, Position
+from ringrift_dagster.games.position import POSITION, Position, blank_position
 from ringrift_dagster.games.rules.compiled import compiled
 from ringrift_dagster.games.rules.listing import buffers, list_moves
 from ringrift_dagster.games.rules.stacks import copy_position
@@ -53,8 +53,8 @@ def _begin(config: Config, position: Position, depth: int) -> _Walk:
 
 
 @compiled
-def _go_on(topology, walk, depth, level, budget):
-    """Walk on from `level` until `budget` positions were listed; returns the level, -1 at the end. Nothing is allocated."""
+def _continue_walk(topology, walk, depth, level, budget):
+    """Continue the walk from `level` until `budget` positions are listed; returns the level, -1 at the end. Allocates nothing."""
     while level >= 0 and budget > 0:
         cursor = walk.cursors[level]
         if level == depth - 1 or cursor == walk.sizes[level]:
@@ -82,7 +82,7 @@ def perft(config: Config, position: Position, depth: int) -> tuple[int, ...]:
         raise ValueError(f"the depth must be 1 to {MAX_DEPTH}, not {depth}")
     walk, tables, level = _begin(config, position, depth), topology(config.board), 0
     while level >= 0:
-        level = int(_go_on(tables, walk, depth, level, _AT_ONCE))
+        level = int(_continue_walk(tables, walk, depth, level, _AT_ONCE))
     return tuple(walk.counts.tolist())
 
 
@@ -95,7 +95,7 @@ def divide(config: Config, position: Position, depth: int) -> Iterator[tuple[NDA
         raise ValueError(f"the depth must be 1 to {MAX_DEPTH}, not {depth}")
     tables: Topology = topology(config.board)
     rows, cells = buffers(config.board)
-    after = np.zeros(1, dtype=POSITION).view(np.recarray)[0]
+    after = blank_position()
     for row in rows[: list_moves(tables, position, rows, cells)]:
         leaves = 1
         if depth > 1:

@@ -1,7 +1,7 @@
 """Positions: everything that the rules need to know about a game at one moment, as one record.
 
-Reading RingRift's state JSON, in both forms that it is written in, into a position belongs here. What moves do to positions is in
-`rules`, the text that identifies a position in `fingerprint`.
+Reading RingRift's state JSON into a position belongs here. What moves do to positions is in `rules`, the text that identifies
+a position in `fingerprint`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ringrift_dagster.games import moves as m
 from ringrift_dagster.games.config import BOARDS, LPS_ROUNDS_REQUIRED, PLAYER_COUNTS, Config
 from ringrift_dagster.games.geometry import NO_CELL, coordinates
-from ringrift_dagster.games.moves import PHASES, MoveType, PackedMoves, Phase, pack
+from ringrift_dagster.games.moves import PHASES, Phase
 
 SEATS = 5
 """Arrays by player have this length; players count from 1 and entry 0 stays unused."""
@@ -22,12 +21,12 @@ SEATS = 5
 STATUSES = ("active", "completed", "abandoned")
 ACTIVE, COMPLETED, ABANDONED = range(3)
 
-FAST_TERRITORY, LOOSE_PLACEMENT = 1, 2
-"""Bits of `tolerance`, the shortcuts of RingRift's Python engine under which games were recorded (docs/decisions/0018).
+RULE, LOOSE_PLACEMENT = "rule", "loose_placement"
+VARIANTS = (RULE, LOOSE_PLACEMENT)
+"""Rule variants, in the order in which the gate tries them. Games were recorded under both (docs/decisions/0018).
 
-FAST_TERRITORY: a region closed off by collapsed spaces and edges alone must not contain markers. LOOSE_PLACEMENT: where some
-number of rings may be placed, so may every lower number; placement may be skipped for a stack that could only land on another
-stack. 0 is the rule.
+RULE is what the specification says. LOOSE_PLACEMENT has the shortcuts of RingRift's Python engine in ring placement: fewer rings
+than the highest legal number may be placed, and placement may be skipped for a stack that could only land on another stack.
 """
 
 _CELLS = max(board.cells for board in BOARDS.values())
@@ -83,7 +82,7 @@ POSITION = np.dtype(
             "victory_threshold",
             "territory_minimum",
             "lps_required",
-            "tolerance",  # which shortcuts of RingRift's Python engine count as legal; 0 = none
+            "loose_placement",  # 1 = the variant is LOOSE_PLACEMENT
         )
     ],
     align=True,
@@ -99,10 +98,15 @@ class UnreadableState(ValueError):
     """A state that is not of RingRift's shape."""
 
 
-def empty_position(config: Config, *, swap_rule: bool = False, tolerance: int = 0) -> Position:
-    """The position in which a canonical game of `config` starts; `tolerance` is a combination of the bits above."""
+def blank_position() -> Position:
+    """A position record of zeros, to be filled in or used as scratch space."""
+    return np.zeros(1, dtype=POSITION).view(np.recarray)[0]
+
+
+def empty_position(config: Config, *, swap_rule: bool = False, variant: str = RULE) -> Position:
+    """The position in which a canonical game of `config` starts; `variant` is one of VARIANTS."""
     spec = config.spec
-    position = np.zeros(1, dtype=POSITION).view(np.recarray)[0]
+    position = blank_position()
     position.hand[1 : config.players + 1] = spec.rings_per_player
     position.cells = spec.cells
     position.players = config.players
@@ -115,7 +119,7 @@ def empty_position(config: Config, *, swap_rule: bool = False, tolerance: int = 
     position.territory_minimum = config.territory_threshold
     position.lps_required = LPS_ROUNDS_REQUIRED
     position.swap_rule = swap_rule
-    position.tolerance = tolerance
+    position.loose_placement = variant == LOOSE_PLACEMENT
     return position
 
 
@@ -144,18 +148,20 @@ def read_position(state: Mapping[str, Any]) -> tuple[Config, Position]:
             position.hand[seat] = player["ringsInHand"]
             position.eliminated[seat] = player["eliminatedRings"]
             position.territory[seat] = player["territorySpaces"]
+        if position.hand.min() < 0 or sum(position.hand.tolist()) + int(position.height.sum()) > _TALLEST:
+            raise ValueError("an impossible number of rings")
         position.player = _seat(state["currentPlayer"], config)
         position.phase = PHASES[state["currentPhase"]]
         position.status = STATUSES.index(state["gameStatus"])
-        position.winner = state.get("winner") or 0
+        position.winner = _seat_or_none(state.get("winner"), config)
         position.pending_line = bool(state.get("pendingLineRewardElimination"))
         position.victory_threshold = state["victoryThreshold"]
         minimum = state.get("territoryVictoryMinimum")
         position.territory_minimum = state["territoryVictoryThreshold"] if minimum is None else minimum
         position.lps_required = state.get("lpsRoundsRequired", 3)
-        position.lps_first = state.get("lpsCurrentRoundFirstPlayer") or 0
+        position.lps_first = _seat_or_none(state.get("lpsCurrentRoundFirstPlayer"), config)
         position.lps_rounds = state.get("lpsConsecutiveExclusiveRounds") or 0
-        position.lps_player = state.get("lpsConsecutiveExclusivePlayer") or 0
+        position.lps_player = _seat_or_none(state.get("lpsConsecutiveExclusivePlayer"), config)
         for seat, real in (state.get("lpsCurrentRoundActorMask") or {}).items():
             position.lps_mask[_seat(int(seat), config)] = 2 if real else 1
         if (key := state.get("mustMoveFromStackKey")) is not None:
@@ -167,62 +173,6 @@ def read_position(state: Mapping[str, Any]) -> tuple[Config, Position]:
     except (KeyError, TypeError, AttributeError, ValueError, IndexError, OverflowError) as error:
         raise UnreadableState(f"{type(error).__name__}: {error}"[:200]) from error
     return config, position
-
-
-def read_serialized_state(state: Mapping[str, Any]) -> tuple[Config, Position]:
-    """A position from a state as RingRift's TypeScript engine serialises it (`serializeGameState`), in mid-turn too.
-
-    Differs from the recorded form in that the board names the board type, rings are listed top first, and a chain of captures is
-    `chainCapturePosition`; and `moveHistory` is read for what the rules remember of the moves before. Raises UnreadableState.
-    """
-    try:
-        board = state["board"]
-        stacks = {key: {"rings": stack["rings"][::-1]} for key, stack in board["stacks"].items()}
-        config, position = read_position({**state, "boardType": board["type"], "board": {**board, "stacks": stacks}})
-        at = coordinates(config.board)
-        if (standing := state.get("chainCapturePosition")) is not None:
-            position.chain = at.cell_of[(standing["x"], standing["y"])]
-        _remember_moves(position, pack(state["moveHistory"], at), config)
-    except UnreadableState:
-        raise
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UnreadableState(f"{type(error).__name__}: {error}"[:200]) from error
-    return config, position
-
-
-_NO_ACTION = frozenset(
-    {
-        MoveType.NO_PLACEMENT_ACTION,
-        MoveType.NO_MOVEMENT_ACTION,
-        MoveType.NO_LINE_ACTION,
-        MoveType.NO_TERRITORY_ACTION,
-        MoveType.SKIP_PLACEMENT,
-        MoveType.SKIP_TERRITORY_PROCESSING,
-        MoveType.SKIP_CAPTURE,
-        MoveType.SKIP_RECOVERY,
-    }
-)
-
-
-def _remember_moves(position: Position, moves: PackedMoves, config: Config) -> None:
-    """Set what `rules.turns.play` would have kept of `moves`, except the stack that must move: states name that one."""
-    for row in moves.rows.tolist():
-        kind, player = row[m.TYPE], _seat(row[m.PLAYER], config)
-        if player != position.last_player:
-            position.acted = position.recovered = 0
-        position.last_player, position.last_to = player, row[m.TO]
-        position.acted |= kind not in _NO_ACTION
-        position.recovered |= kind == MoveType.RECOVERY_SLIDE
-        position.swapped |= kind == MoveType.SWAP_SIDES
-        position.first_moved |= kind != MoveType.SWAP_SIDES and player == 1
-        position.second_moved |= kind != MoveType.SWAP_SIDES and player == 2
-    if len(moves) and moves.rows[-1, m.TYPE] == MoveType.CHOOSE_TERRITORY_OPTION:
-        start, length = moves.rows[-1, [m.FIRST, m.FIRST_LENGTH]]
-        region = moves.cells[start : start + length]
-        if (region < 0).any():
-            raise ValueError("a region that is off the board")
-        position.region_pending = 1
-        position.region[region] = 1
 
 
 def _put_stack(position: Position, cell: int, rings: list[int], config: Config) -> None:
@@ -243,6 +193,10 @@ def _seat(player: object, config: Config) -> int:
     if type(player) is not int or not 1 <= player <= config.players:
         raise ValueError(f"no such player: {str(player)[:20]!r}")
     return player
+
+
+def _seat_or_none(player: object, config: Config) -> int:
+    return _seat(player, config) if player else 0
 
 
 def _one_of(value: str, known: Mapping[str, Any]) -> str:

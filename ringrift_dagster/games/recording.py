@@ -26,8 +26,8 @@ from ringrift_dagster.games.digest import game_digest
 from ringrift_dagster.games.fingerprint import buffer_for, hash_position, hash_text_of
 from ringrift_dagster.games.geometry import NO_CELL, topology
 from ringrift_dagster.games.move_records import as_recorded, move_record
-from ringrift_dagster.games.moves import MoveType, PackedMoves, Phase
-from ringrift_dagster.games.position import COMPLETED, STATUSES, Position, empty_position
+from ringrift_dagster.games.moves import PHASE_NAMES, TYPE_NAMES, MoveType, PackedMoves
+from ringrift_dagster.games.position import COMPLETED, RULE, STATUSES, Position, empty_position
 from ringrift_dagster.games.replay import positions
 from ringrift_dagster.games.rules.turns import Ending, ending_of
 from ringrift_dagster.games.schema18 import SCHEMA, SCHEMA_VERSION
@@ -35,7 +35,7 @@ from ringrift_dagster.games.states import Capture, state_json
 
 SOURCE = "ringrift_dagster_selfplay"
 SNAPSHOT_INTERVAL = 20
-"""Moves between two stored states, as RingRift has it."""
+"""Moves between two stored states, as in RingRift's recorder."""
 
 LOCK_TIMEOUT_SECONDS = 10.0
 """How long a commit waits for a program that holds SQLite's own lock, as RingRift's tools do."""
@@ -49,8 +49,6 @@ _ENDINGS = {
     Ending.RESIGNATION: "resign",
     Ending.TIMEOUT: "timeout",
 }
-_PHASES = tuple(phase.name.lower() for phase in Phase)
-_TYPES = tuple(kind.name.lower() for kind in MoveType)
 _MAX_SQLITE_INTEGER = 2**63 - 1
 
 
@@ -64,7 +62,7 @@ class RecordingError(Exception):
 
 
 class RecordingRefused(RecordingError):
-    """The database is not the one to write this to: it is in use, of another make, or has this game with other moves."""
+    """The database may not be written to: it is in use, was made by another program or run, or has the game with other moves."""
 
 
 class UnrecordableGame(ValueError):
@@ -85,10 +83,10 @@ class Seat:
 class PlayedGame:
     """A finished game from the canonical starting position.
 
-    `players` are in the order of the seats whose moves they chose; `swap_sides` changes nothing in it. `probabilities` and
-    `search_stats` are by index of the move: what a search thought of the legal moves (see
-    `move_records.move_probabilities`), and anything else it has to tell. `think_ms`, if given, has an entry for every move.
-    Times are UTC; naive ones are taken as such. `metadata` is kept with the game as it is.
+    `players` are in the order of the seats at the start, which `swap_sides` does not change. `probabilities` (see
+    `move_records.move_probabilities`) and `search_stats` (any JSON) are by index of the move. `think_ms`, if given, has an entry
+    for every move, in milliseconds. Times are UTC; naive ones are taken as UTC. `variant` is one of `games.position.VARIANTS`.
+    `metadata` is stored unchanged, but for keys that the recorder writes itself.
     """
 
     game_id: str
@@ -103,12 +101,13 @@ class PlayedGame:
     search_stats: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     think_ms: Sequence[int] | None = None
     source: str = SOURCE
+    variant: str = RULE
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class GameRows:
-    """A game as rows of the database, without its id in the tables below `games`; plain values, so that it can cross processes.
+    """A game as rows of the database, in plain values that can be sent between processes. The rows have no `game_id`.
 
     `digest` is the one that the gate computes when it reads the game back.
     """
@@ -133,8 +132,7 @@ def game_rows(game: PlayedGame) -> GameRows:
         raise UnrecordableGame(f"game {game.game_id}: {len(game.moves)} moves, a game has at least {MIN_MOVES}")
     try:
         moves = as_recorded(config, game.moves)
-        start = empty_position(config)
-        start.swap_rule = game.swap_rule
+        start = empty_position(config, swap_rule=game.swap_rule, variant=game.variant)
         digest = game_digest(config, start, moves)
         return _replayed(game, moves, start, digest)
     except ValueError as error:
@@ -142,7 +140,7 @@ def game_rows(game: PlayedGame) -> GameRows:
 
 
 def _replayed(game: PlayedGame, moves: PackedMoves, position: Position, digest: str) -> GameRows:
-    """Replay the game from `position`, which ends as its last one, and take down what happens."""
+    """Replay the game and build its rows; `position` is the starting position and is changed to the last one."""
     config, tables = game.config, topology(game.config.board)
     buffer = buffer_for(tables)
     clock = _clock(game, len(moves))
@@ -156,7 +154,7 @@ def _replayed(game: PlayedGame, moves: PackedMoves, position: Position, digest: 
 
     def situation() -> tuple[str, str, str, str]:
         hashed = hash_text_of(int(hash_position(tables, position, buffer)))
-        return _PHASES[position.phase], STATUSES[position.status], _progress(config, position), hashed
+        return PHASE_NAMES[position.phase], STATUSES[position.status], _progress(config, position), hashed
 
     rows, cells = moves.rows.tolist(), moves.cells.tolist()
     initial_state = state(clock[0])
@@ -178,8 +176,8 @@ def _replayed(game: PlayedGame, moves: PackedMoves, position: Position, digest: 
         think = int(game.think_ms[index]) if game.think_ms is not None else 0
         time = clock[index + 1]
         record = move_record(config, row, cells, index + 1, timestamp=time, think_ms=think, on_stack=on_stack)
-        chances, stats = game.probabilities.get(index), game.search_stats.get(index)
-        move_rows.append((index, turn, player, before[0], _TYPES[kind], _json(record), time, think, _json(chances), _json(stats)))
+        search = _json(game.probabilities.get(index)), _json(game.search_stats.get(index))
+        move_rows.append((index, turn, player, before[0], TYPE_NAMES[kind], _json(record), time, think, *search))
         history.append((index, player, before[0], after[0], before[1], after[1], before[2], after[2], before[3], after[3]))
         if (index + 1) % SNAPSHOT_INTERVAL == 0 or index == len(rows) - 1:
             snapshots.append((index, state(time), after[3]))
@@ -259,7 +257,7 @@ def _json(value: object) -> str | None:
 
 
 def _clock(game: PlayedGame, moves: int) -> list[str]:
-    """When the game began, and when each move was made, as ISO times; without thinking times all at the beginning."""
+    """The start of the game and the time of each move, as ISO texts; without thinking times all are the start."""
     began = _utc(game.started)
     if game.think_ms is None:
         return [_iso(began)] * (moves + 1)
@@ -281,11 +279,11 @@ def _iso(time: datetime) -> str:
 
 
 class GameRecorder:
-    """The one writer of a game database of ours. Use as a context manager.
+    """The only writer of a game database made by this project. Use as a context manager.
 
-    `about` says what the database is (root seed, AIs, versions of engine and rules, …); it is stored in a new file, and an
-    existing file is continued only when it says the same. Other programs may read the database while it is written. Raises
-    RecordingRefused when another writer has the file, or it is not a database of `config` that says what `about` does, and
+    `about` identifies the run (root seed, AIs, version of the engine, …); it is stored in a new file, and an existing file is
+    continued only if it has the same values. Other programs may read the database while it is written. Raises
+    RecordingRefused when another writer has the file, or it is not a database of `config` with the values of `about`, and
     RecordingError when it cannot be written.
     """
 
@@ -295,12 +293,13 @@ class GameRecorder:
         self._about = {f"{_METADATA_PREFIX}{name}": value for name, value in {**about, "config": config.key}.items()}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = (path.parent / f".{path.name}.lock").open("w")
+            self._lock = (path.parent / f".{path.name}.lock").open("a")  # whatever it is, nothing in it is lost
         except OSError as error:
             raise RecordingError(path, f"cannot be written: {error.strerror}") from error
         try:
             self._hold()
             self._connection = self._open()
+            self._file = self._identity()
         except BaseException:
             self._lock.close()
             raise
@@ -312,7 +311,7 @@ class GameRecorder:
         self.close()
 
     def close(self) -> None:
-        """End; every game that was written is in the database's one file."""
+        """Close the database and release the lock."""
         with suppress(sqlite3.Error):
             self._connection.close()
         self._lock.close()
@@ -329,11 +328,14 @@ class GameRecorder:
         """Commit one game in one transaction; False if the database has it already.
 
         Raises UnrecordableGame for moves that are no finished, legal game, RecordingRefused for a game of another config or an
-        id that another game has, and RecordingError when the database cannot be written. Then the database is as it was.
+        id that another game has, and RecordingError when the database cannot be written or its file is no longer there. Then the
+        database is as it was.
         """
         rows = game_rows(game) if isinstance(game, PlayedGame) else game
         if rows.config != self.config.key:
             raise RecordingRefused(self.path, f"holds {self.config.key} games, game {rows.game_id} is {rows.config}")
+        if self._identity() != self._file:  # what SQLite still has open would be lost with the last process that has it
+            raise RecordingError(self.path, "was removed or replaced while games were written to it: run this again")
         with self._translated(), self._transaction():
             known = self._connection.execute("SELECT metadata_json FROM games WHERE game_id = ?", (rows.game_id,)).fetchone()
             if known is None:
@@ -385,9 +387,18 @@ class GameRecorder:
         except OSError as error:
             raise RecordingRefused(self.path, "another process is writing games to it: wait for it, or write elsewhere") from error
 
+    def _identity(self) -> tuple[int, int] | None:
+        """Device and inode of the file; None where there is none."""
+        try:
+            status = self.path.stat()
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
     def _open(self) -> sqlite3.Connection:
         with self._translated():
-            connection = sqlite3.connect(self.path, timeout=LOCK_TIMEOUT_SECONDS, isolation_level=None)
+            # An absolute path is always the name of a file; `:memory:` and, in some builds of SQLite, `file:…` are not.
+            connection = sqlite3.connect(self.path.absolute(), timeout=LOCK_TIMEOUT_SECONDS, isolation_level=None)
         self._connection = connection
         try:
             with self._translated():
@@ -411,7 +422,7 @@ class GameRecorder:
             self._connection.executemany("INSERT INTO schema_metadata VALUES (?, ?)", facts.items())
 
     def _check(self) -> None:
-        """Refuse a file that is not ours, or says something else about itself than we would."""
+        """Refuse a file that this project did not make, or that was made with other values of `about`."""
         try:
             facts = dict(self._connection.execute("SELECT key, value FROM schema_metadata"))
         except sqlite3.OperationalError as error:
@@ -446,7 +457,7 @@ class GameRecorder:
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """Say in one line what SQLite's errors mean for whoever records."""
+        """Turn SQLite's errors into RecordingError or RecordingRefused, with one line that says what to do."""
         try:
             yield
         except sqlite3.Error as error:

@@ -1,6 +1,6 @@
-"""RingRift's game database, schema version 18, as SQL: a fact of the file format, needed to write files that RingRift reads.
+"""RingRift's game database, schema version 18, as SQL, needed to write files that RingRift reads.
 
-Only the text belongs here; `recording` fills the tables, `database` reads them. Source: RingRift's `app/db/game_replay.py`.
+Only the schema belongs here; `recording` fills the tables, `database` reads them. Source: RingRift's `app/db/game_replay.py`.
 """
 
 from __future__ import annotations

@@ -274,8 +274,9 @@ def _write(registered: Registration, home: Home) -> None:
 
 
 def _stamp(source: Path) -> str:
-    files = (source, source.with_name(source.name + "-wal"))
-    stats = (file.stat() for file in files if file.exists())
+    """Size and time of a source and of its WAL. An empty WAL does not count: whoever opens the database to read may make one."""
+    wal = source.with_name(source.name + "-wal")
+    stats = (source.stat(), *([wal.stat()] if wal.exists() and wal.stat().st_size else ()))
     return " ".join(f"{stat.st_size}:{stat.st_mtime_ns}" for stat in stats)
 
 

@@ -14,14 +14,13 @@ import numpy as np
 from ringrift_dagster.games.config import Config
 from ringrift_dagster.games.geometry import NO_CELL, coordinates
 from ringrift_dagster.games.move_records import points
-from ringrift_dagster.games.moves import Phase
+from ringrift_dagster.games.moves import PHASE_NAMES
 from ringrift_dagster.games.position import STATUSES, Position
 
 Capture = tuple[int, int, int]
 """Origin, target and landing cell."""
 
 _SECONDS_TO_THINK = 600
-_PHASE_NAMES = tuple(phase.name.lower() for phase in Phase)
 
 
 def state_json(
@@ -64,7 +63,7 @@ def state_json(
             }
             for seat in seats
         ],
-        "currentPhase": _PHASE_NAMES[position.phase],
+        "currentPhase": PHASE_NAMES[position.phase],
         "currentPlayer": int(position.player),
         "moveHistory": [],
         "timeControl": {"initialTime": _SECONDS_TO_THINK, "increment": 0, "type": "blitz"},

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,11 @@ def test_spelling_is_no_disagreement() -> None:
 def test_what_the_soak_replaces_is_named() -> None:
     assert codes(record("policy_only", "mcts", source="soak_test")) == [(1, "ai_replaced")]
     assert codes(record("policy_only", "mcts", source="training_data_generation")) == []
+
+
+def test_a_number_of_players_that_is_no_integer_is_no_reason_to_fail() -> None:
+    game = record("minimax", "random")
+    assert codes(replace(game, row={**game.row, "num_players": 2.0})) == []
 
 
 def test_a_damaged_game_has_no_findings() -> None:

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from itertools import permutations
 
 import numpy as np
 import pytest
@@ -27,25 +26,18 @@ SPLITMIX = [6457827717110365317, 3203168211198807973, 9817491932198370423, 45933
 """The first words of the reference implementation from 1234567."""
 
 DRAWS = """
-import numpy as np
 from ringrift_dagster.ai import seeds
 g = seeds.generator("draws", 1)
 print([int(seeds.next_word(g)) for _ in range(3)])
 print([int(seeds.below(g, bound)) for bound in (1, 2, 3, 10, 2**32 + 1, 2**62 + 1, 2**63 - 1)])
 print([float(seeds.fraction(g)) for _ in range(3)])
-print([int(seeds.weighted(g, np.array([0, 5, 0, 1, 2**40]))) for _ in range(5)])
-print([int(seeds.weighted(g, np.array([1, 1]))) for _ in range(9)])
-items = np.arange(10)
-seeds.shuffle(g, items)
-print(items.tolist(), int(g[0]))
+print(int(g[0]))
 """
 DRAWN = """\
 [6576432601806249899, 9687660229013140735, 6686252154091683067]
 [0, 0, 1, 5, 1094850328, 1297554537294431946, 2782199032939008507]
 [0.9492614593544861, 0.574539108240331, 0.24706460090032656]
-[4, 4, 4, 4, 4]
-[1, 1, 0, 0, 1, 0, 0, 0, 1]
-[1, 3, 8, 0, 6, 5, 4, 7, 2, 9] 6768768739613183071
+2806744927113340540
 """
 
 word = st.one_of(st.integers(), st.text(min_size=1).filter(lambda text: "/" not in text and text.isprintable()))
@@ -112,18 +104,8 @@ def test_a_bounded_draw_is_a_word_that_no_remainder_favours(start: int, bound: i
 def test_draws_are_fair() -> None:
     """Fixed seeds; each count lies within five standard deviations of what is expected."""
     state, trials = seeds.generator("fair"), 12_000
-    weights = np.array([1, 0, 2, 3])
     counts = Counter(int(seeds.below(state, 6)) for _ in range(trials))
     assert all(abs(counts[side] - trials / 6) < 5 * (trials * 5 / 36) ** 0.5 for side in range(6))
-    counts = Counter(int(seeds.weighted(state, weights)) for _ in range(trials))
-    assert counts[1] == 0
-    assert all(abs(counts[i] - trials * w / 6) < 5 * (trials * w / 6 * (1 - w / 6)) ** 0.5 for i, w in enumerate(weights) if w)
-    orders: Counter[tuple[int, ...]] = Counter()
-    for _ in range(trials):
-        items = np.arange(4)
-        seeds.shuffle(state, items)
-        orders[tuple(items.tolist())] += 1
-    assert all(abs(orders[order] - trials / 24) < 5 * (trials * 23 / 576) ** 0.5 for order in permutations(range(4)))
     fractions = [float(seeds.fraction(state)) for _ in range(trials)]
     assert 0 <= min(fractions) < 0.001
     assert 0.999 < max(fractions) < 1

@@ -183,6 +183,7 @@ def test_evaluation_games_are_held_out(source: str, damaged: Callable[[str], Pat
          "wrong_config"),
         ("UPDATE games SET board_type = 'square9'", "wrong_config"),
         ("UPDATE games SET num_players = 'two'", "wrong_config"),
+        ("UPDATE games SET num_players = num_players + 0.0", "wrong_config"),
         ("UPDATE game_moves SET move_json = '{}' WHERE move_number = 3", "unreadable"),
         ("UPDATE game_moves SET move_json = '[[' WHERE move_number = 3", "unreadable"),
         ("UPDATE game_moves SET move_json = NULL WHERE move_number = 3", "unreadable"),
@@ -201,6 +202,7 @@ def test_hostile_rows_are_rejected_with_a_reason(
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA writable_schema = ON")
         connection.execute("UPDATE sqlite_master SET sql = REPLACE(sql, 'move_json TEXT NOT NULL', 'move_json TEXT')")
+        connection.execute("UPDATE sqlite_master SET sql = REPLACE(sql, 'num_players INTEGER NOT NULL', 'num_players')")
     with sqlite3.connect(path) as connection:
         connection.execute(statement)
     (report,) = verify([path])

@@ -24,7 +24,7 @@ from ringrift_dagster.games.database import GameDatabase, GameRecord, MoveRow
 from ringrift_dagster.games.fingerprint import buffer_for, hash_position, hash_text_of
 from ringrift_dagster.games.geometry import NO_CELL, coordinates, topology
 from ringrift_dagster.games.moves import MOVE_TYPES, PHASES, MoveType, PackedMoves, Phase, pack
-from ringrift_dagster.games.position import COMPLETED, Position, empty_position
+from ringrift_dagster.games.position import COMPLETED, RULE, Position, empty_position
 from ringrift_dagster.games.rules.legality import ALWAYS_ALLOWED
 from ringrift_dagster.games.rules.listing import MoveBuffers, buffers, list_moves
 from ringrift_dagster.games.rules.turns import play
@@ -248,7 +248,7 @@ def judge_and_prove(record: GameRecord) -> GameVerdict:
     judged = Gate().judge(record)
     if judged.verdict.reason is None:
         assert judged.config is not None
-        start = empty_position(judged.config, swap_rule=judged.swap_rule, tolerance=judged.verdict.tolerance)
+        start = empty_position(judged.config, swap_rule=judged.swap_rule, variant=judged.verdict.variant or RULE)
         moves = pack([move.record for move in record.moves], coordinates(judged.config.board))
         prove(record, moves, start, judged.config)
     return judged.verdict

@@ -55,7 +55,7 @@ def test_verify_prints_an_object_a_database_with_these_keys(ringrift_data: Call,
     assert status == 2
     assert set(judged) == {
         "path", "sha256", "config", "schema_version", "rules_version", "verdict", "games", "reasons", "rejected", "moves",
-        "hashes_checked", "evidence", "seconds", "ai_findings",
+        "hashes_checked", "variants", "evidence", "seconds", "ai_findings",
     }  # fmt: skip
     assert set(judged["games"]) == {"total", "canonical", "rejected", "unfinished"}
     assert set(judged["rejected"][0]) == {"game_id", "reason", "move_number", "detail"}

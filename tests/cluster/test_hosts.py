@@ -194,6 +194,19 @@ def test_the_rack_is_the_region_unless_it_is_written(template: Cluster) -> None:
     assert racks == {"nebius-one": "hall-2", "hetzner-one": "eu-central"}
 
 
+def test_hosts_that_play_are_the_active_ones_that_are_no_proxies_and_not_switched_off(load: Load) -> None:
+    cluster = load(
+        """hosts:
+  gpu-1: {status: ready}
+  gone: {status: retired}
+  trainer: {status: ready, selfplay_enabled: false}
+  relay: {status: ready, role: proxy}
+  gpu-2: {status: ready, selfplay_enabled: true, role: gpu_selfplay}
+"""
+    )
+    assert [host.name for host in cluster.selfplay_hosts] == ["gpu-1", "gpu-2"]
+
+
 def test_storage_paths(template: Cluster, published: Cluster) -> None:
     lead = template.hosts["mac-lead"]
     assert (lead.storage_path("games"), lead.storage_path("databases")) == ("/Volumes/Games/all_games",) * 2

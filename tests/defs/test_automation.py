@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -56,6 +58,15 @@ def test_a_write_that_is_still_in_the_wal_counts(instance: dg.DagsterInstance, g
     cursor = tick(instance).cursor
     database.with_name(database.name + "-wal").write_bytes(b"frames")
     assert requested(tick(instance, cursor)) == ["square8_4p"]
+
+
+def test_the_empty_wal_that_looking_leaves_behind_does_not_count(instance: dg.DagsterInstance, give: Give) -> None:
+    database = give("db/canonical_square8_4p")
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+    cursor = tick(instance).cursor
+    assert database.with_name(database.name + "-wal").exists(), "opening it to read makes one"
+    assert requested(tick(instance, cursor)) == []
 
 
 def test_unchanged_databases_are_not_opened(instance: dg.DagsterInstance, give: Give, monkeypatch) -> None:

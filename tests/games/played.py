@@ -9,7 +9,7 @@ import orjson
 from ringrift_dagster.games.database import GameRecord
 from ringrift_dagster.games.geometry import coordinates
 from ringrift_dagster.games.moves import pack
-from ringrift_dagster.games.position import read_position
+from ringrift_dagster.games.position import LOOSE_PLACEMENT, read_position
 from ringrift_dagster.games.recording import PlayedGame, Seat
 
 RECORDED = (
@@ -38,6 +38,7 @@ def played(record: GameRecord) -> PlayedGame:
         started=datetime.fromisoformat(record.row["created_at"]),
         finished=datetime.fromisoformat(record.row["completed_at"]),
         seed=7,
+        variant=LOOSE_PLACEMENT,  # two of the games need it, and it allows what the rule does
         probabilities={move: orjson.loads(value) for move, value in record.probabilities.items()},
         metadata={"engine_version": "test"},
     )

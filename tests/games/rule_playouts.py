@@ -11,7 +11,7 @@ from ringrift_dagster.games import moves as m
 from ringrift_dagster.games.config import Config
 from ringrift_dagster.games.geometry import Topology, topology
 from ringrift_dagster.games.moves import MoveType
-from ringrift_dagster.games.position import Position, empty_position
+from ringrift_dagster.games.position import RULE, Position, empty_position
 from ringrift_dagster.games.rules.compiled import compiled
 from ringrift_dagster.games.rules.listing import MoveBuffers, buffers, list_moves
 from ringrift_dagster.games.rules.turns import play
@@ -31,7 +31,7 @@ def draw(state, bound):
 
 
 def playout(
-    config: Config, seed: int, *, swap_rule: bool = False, tolerance: int = 0, favour: tuple[MoveType, ...] = ()
+    config: Config, seed: int, *, swap_rule: bool = False, variant: str = RULE, favour: tuple[MoveType, ...] = ()
 ) -> Iterator[tuple[Topology, Position, MoveBuffers, int, int]]:
     """(topology, position, its listed moves, their number, the one that is played next) of every position of a random game.
 
@@ -39,7 +39,7 @@ def playout(
     in four.
     """
     tables, listed = topology(config.board), buffers(config.board)
-    position = empty_position(config, swap_rule=swap_rule, tolerance=tolerance)
+    position = empty_position(config, swap_rule=swap_rule, variant=variant)
     state = np.array([seed * 2_654_435_761 + 88_172_645_463_325_252], dtype=np.uint64)
     while count := int(list_moves(tables, position, listed.rows, listed.cells)):
         candidates = np.arange(count)

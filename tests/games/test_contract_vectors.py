@@ -25,9 +25,10 @@ import pytest
 from ringrift_dagster.games.config import BOARDS, Config
 from ringrift_dagster.games.geometry import coordinates, topology
 from ringrift_dagster.games.moves import Phase, pack
-from ringrift_dagster.games.position import ACTIVE, STATUSES, Position, UnreadableState, read_serialized_state
+from ringrift_dagster.games.position import ACTIVE, STATUSES, Position, UnreadableState
 from ringrift_dagster.games.rules.legality import Fault, fault, has_line_move
 from ringrift_dagster.games.rules.turns import play
+from tests.games.serialized_states import read_serialized_state
 
 FOLDER = Path(__file__).parents[1] / "data" / "contract_vectors"
 VECTORS: dict[str, dict[str, Any]] = {

@@ -19,8 +19,9 @@ from ringrift_dagster.games.database import GameDatabase, GameRecord
 from ringrift_dagster.games.fingerprint import fingerprint
 from ringrift_dagster.games.geometry import coordinates, topology
 from ringrift_dagster.games.moves import PackedMoves, pack
-from ringrift_dagster.games.position import PLACEMENT_COUNTS, Position, UnreadableState, read_position, read_serialized_state
+from ringrift_dagster.games.position import Position, UnreadableState, read_position
 from ringrift_dagster.games.replay import positions
+from tests.games.serialized_states import read_serialized_state
 
 REMEMBERED = (
     "last_player", "last_to", "region_pending", "acted", "recovered", "first_moved", "second_moved", "swapped",
@@ -41,7 +42,7 @@ def serialized(state: dict[str, Any]) -> dict[str, Any]:
 
 def prepared(record: GameRecord) -> tuple[Config, Position, PackedMoves]:
     config, start = read_position(orjson.loads(record.initial_state or b""))
-    start.tolerance = PLACEMENT_COUNTS  # one of the games needs it
+    start.loose_placement = 1  # one of the games needs it
     return config, start, pack([move.record for move in record.moves], coordinates(config.board))
 
 
@@ -116,6 +117,29 @@ def test_a_malformed_state_is_unreadable(changes: dict[str, Any], one_game: Game
     assert read_serialized_state(state)[0].key == "square8_2p"
     with pytest.raises(UnreadableState):
         read_serialized_state({**state, **changes})
+
+
+@pytest.mark.parametrize("seat", [-1, 3, 10**12, 1.5, True, "1", [1]], ids=str)
+@pytest.mark.parametrize("name", ["winner", "lpsCurrentRoundFirstPlayer", "lpsConsecutiveExclusivePlayer"])
+def test_a_seat_that_does_not_exist_is_unreadable(name: str, seat: Any, one_game: GameRecord) -> None:
+    """Compiled rules use seats as indices and check no bounds."""
+    state = orjson.loads(one_game.initial_state or b"")
+    for absent in (None, 0):
+        assert read_position({**state, name: absent})[0].key == "square8_2p"
+    with pytest.raises(UnreadableState):
+        read_position({**state, name: seat})
+
+
+@pytest.mark.parametrize("in_hand", [-1, 10**6, 2**62])
+def test_more_rings_than_any_game_has_are_unreadable(in_hand: int, one_game: GameRecord) -> None:
+    """A stack of them all would not fit into a position."""
+    state = orjson.loads(one_game.initial_state or b"")
+    first, second = state["players"]
+    with pytest.raises(UnreadableState):
+        read_position({**state, "players": [{**first, "ringsInHand": in_hand}, second]})
+    full = {"rings": [1] * 288, "stackHeight": 288, "capHeight": 288, "controllingPlayer": 1, "position": {"x": 0, "y": 0}}
+    with pytest.raises(UnreadableState):
+        read_position({**state, "board": {**state["board"], "stacks": {"0,0": full, "1,1": full}}})
 
 
 def test_the_recorded_form_reads_no_history(one_game: GameRecord) -> None:

@@ -21,12 +21,13 @@ import numpy as np
 import orjson
 import pytest
 
-from ringrift_dagster.canonical.gate import Gate, game_digest, judged_games
+from ringrift_dagster.canonical.gate import Gate, judged_games
 from ringrift_dagster.datasets.soft_policy import soft_targets
 from ringrift_dagster.games import moves as m
 from ringrift_dagster.games import recording
 from ringrift_dagster.games.config import Config
 from ringrift_dagster.games.database import GameDatabase, GameRecord
+from ringrift_dagster.games.digest import game_digest
 from ringrift_dagster.games.moves import MoveType, PackedMoves
 from ringrift_dagster.games.position import empty_position
 from ringrift_dagster.games.recording import (
@@ -399,6 +400,16 @@ def _child(program: str, path: Path, games: list[PlayedGame]) -> subprocess.Pope
 def _lines(process: subprocess.Popen[str]) -> Iterator[str]:
     assert process.stdout is not None
     return iter(process.stdout.readline, "")
+
+
+def test_a_database_that_was_removed_takes_no_more_games(square8_games: list[PlayedGame], tmp_path: Path) -> None:
+    path = tmp_path / "games.db"
+    with GameRecorder(path, square8_games[0].config, {}) as recorder:
+        recorder.write(square8_games[0])
+        for replace in (path.unlink, path.touch):
+            replace()
+            with pytest.raises(RecordingError, match="was removed or replaced"):
+                recorder.write(square8_games[1])
 
 
 def test_of_two_writers_the_second_is_refused(square8_games: list[PlayedGame], tmp_path: Path) -> None:

@@ -74,8 +74,7 @@ def test_states_within_games_equal_those_of_ringrift(name: str, recorded: Callab
                     "SELECT move_number + 1, state_json FROM game_state_snapshots WHERE game_id = ?", (record.game_id,)
                 )
             )
-            start = empty_position(game.config)
-            start.swap_rule = game.swap_rule
+            start = empty_position(game.config, swap_rule=game.swap_rule, variant=game.variant)
             captures: list[Capture] = []
             for index, position in enumerate(positions(game.config, start, game.moves)):
                 if index and position.chain != NO_CELL:
@@ -98,8 +97,7 @@ def test_every_position_of_a_game_is_read_back_from_its_state(name: str, recorde
     with GameDatabase(recorded(name)) as database:
         game = played(min(database.games(), key=lambda record: len(record.moves)))
     tables = topology(game.config.board)
-    start = empty_position(game.config)
-    start.swap_rule = game.swap_rule
+    start = empty_position(game.config, swap_rule=game.swap_rule, variant=game.variant)
     for position in positions(game.config, start, game.moves):
         config, again = read_position(_state(game.config, position))
         assert config == game.config

@@ -18,6 +18,7 @@ from playwright.sync_api import expect, sync_playwright
 
 from ringrift_dagster.cli.dagster_home import held
 from ringrift_dagster.cli.services import Services, free_port, stopped_by_signals
+from ringrift_dagster.games.config import CONFIG_KEYS
 from ringrift_dagster.home import Home
 
 pytestmark = [pytest.mark.live, pytest.mark.xdist_group("live")]
@@ -100,6 +101,7 @@ def test_a_new_training_set_is_in_the_manifest_by_itself(dagster: tuple[Home, Se
     assert eventually(lambda: observed(services, "datasets/square8_3p.npz"))
 
 
+@pytest.mark.timeout(900)
 def test_the_demo_does_what_it_says_and_leaves_nothing_running(tmp_path: Path) -> None:
     command = [
         sys.executable,
@@ -111,10 +113,12 @@ def test_the_demo_does_what_it_says_and_leaves_nothing_running(tmp_path: Path) -
         str(tmp_path),
         "--port",
     ]
-    done = subprocess.run([*command, str(free_port())], capture_output=True, text=True, timeout=SECONDS * 2, check=False)
+    done = subprocess.run([*command, str(free_port())], capture_output=True, text=True, timeout=840, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    for shown in ("square8_2p", "hexagonal_2p", "1 result_mismatch", "/asset-groups/"):
+    for shown in ("1 result_mismatch", "/asset-groups/", *(f"gpu-1 played {config}" for config in CONFIG_KEYS)):
         assert shown in done.stdout
+    assert "overrid" not in done.stdout
+    assert sorted(path.stem for path in Home(tmp_path).datasets.glob("*.npz")) == sorted(CONFIG_KEYS)
     assert "FAILED" not in done.stdout
     assert not [line for line in commands() if str(tmp_path) in line]
 

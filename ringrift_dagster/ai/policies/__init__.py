@@ -1,4 +1,4 @@
-"""Policies that play without a model, by name. What a policy is stands in `interface`; self-play chooses from `POLICIES`."""
+"""Policies that play without a model, by name. Self-play chooses from `POLICIES`; the types are in `interface`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""How good a position is for each player, in integers: the features, their weights, and what is played out before they are counted.
+"""Evaluation of a position for each player, in integers: the features, their weights, and what is played before they are counted.
 
-Everything that says which of two positions is better belongs here; choosing a move does not. Nothing is floating point, so that
-every platform agrees on every score. Sources: RULES_CANONICAL_SPEC RR-CANON-R061, R062, R170..R173 (what wins a game).
+Comparing positions belongs here; choosing a move does not. Nothing is floating point, so that scores are equal on all platforms.
+Sources: RULES_CANONICAL_SPEC RR-CANON-R061, R062, R170..R173 (what wins a game).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ringrift_dagster.games.rules.turns import play
 
 
 class Feature(IntEnum):
-    """What is counted for each player."""
+    """Features of a position, counted for each player."""
 
     ELIMINATED = 0  # rings credited to the player (R061)
     ELIMINATION_PROGRESS = 1  # 1,024 times the square of their share of the victory threshold
@@ -47,7 +47,7 @@ WON = 1 << 30
 
 @compiled
 def _count_stack(topology, position, cell, features):
-    """Add what the stack at `cell` can do, and to whom."""
+    """Add the moves and captures of the stack at `cell` to `features`."""
     owner, height, cap = position.owner[cell], position.height[cell], position.cap[cell]
     for direction in range(topology.ray.shape[1]):
         ahead = topology.ray[cell, direction]
@@ -127,7 +127,7 @@ def evaluate(topology, position, weights, features, scores):
 
 @compiled
 def _reward(position, rows, count):
-    """Which of several moves of line or territory processing to take: the most spaces, else paying with the smallest cap."""
+    """The move of line or territory processing to play, as an index: the most spaces, or else the smallest cap as payment."""
     chosen = 0
     best = -WON
     for i in range(count):
@@ -148,9 +148,9 @@ def _reward(position, rows, count):
 
 @compiled
 def settle(topology, position, rows, cells):
-    """Play out the rest of a turn that is mere bookkeeping or collecting: line and territory processing.
+    """Play line and territory processing to their end, by `_reward`.
 
-    So the score of a move counts the lines and regions that it makes, and a victory that they bring. `rows` and `cells` are
+    The score of a move thereby includes the lines and regions that it makes, and a victory by them. `rows` and `cells` are
     scratch buffers for lists of moves.
     """
     while position.status == ACTIVE and (position.phase == Phase.LINE_PROCESSING or position.phase == Phase.TERRITORY_PROCESSING):

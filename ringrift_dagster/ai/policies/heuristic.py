@@ -17,7 +17,7 @@ from ringrift_dagster.games import moves as m
 from ringrift_dagster.games.config import Config
 from ringrift_dagster.games.geometry import topology
 from ringrift_dagster.games.moves import MoveType
-from ringrift_dagster.games.position import POSITION, SEATS, Position
+from ringrift_dagster.games.position import SEATS, Position, blank_position
 from ringrift_dagster.games.rules.compiled import compiled
 from ringrift_dagster.games.rules.listing import buffers
 from ringrift_dagster.games.rules.stacks import copy_position
@@ -25,7 +25,7 @@ from ringrift_dagster.games.rules.turns import play
 
 
 class Scratch(NamedTuple):
-    """Room for trying moves out, allocated once: a position, a list of moves, and features."""
+    """Scratch space for evaluating moves, allocated once: a position, a list of moves, and features."""
 
     position: Position
     rows: NDArray[np.int64]
@@ -34,14 +34,13 @@ class Scratch(NamedTuple):
 
 
 def scratch(board: str) -> Scratch:
-    """Room for trying moves out on a board."""
-    position = np.zeros(1, dtype=POSITION).view(np.recarray)[0]
-    return Scratch(position, *buffers(board), np.zeros((SEATS, len(Feature)), dtype=np.int64))
+    """Scratch space for evaluating moves on a board."""
+    return Scratch(blank_position(), *buffers(board), np.zeros((SEATS, len(Feature)), dtype=np.int64))
 
 
 @compiled
 def exchange_sides(by_seat):
-    """After a swap of sides the players go on with each other's colours (R180): what is good for one was the other's."""
+    """Exchange the values of players 1 and 2, who take over each other's colours when sides are swapped (R180)."""
     first = by_seat[1]
     by_seat[1] = by_seat[2]
     by_seat[2] = first
@@ -49,7 +48,7 @@ def exchange_sides(by_seat):
 
 @compiled
 def score_moves(topology, position, rows, cells, count, weights, room, scores):
-    """Write what each of the first `count` moves leads to, as a score for every player, into `scores`, int64[moves, SEATS]."""
+    """Write the scores of the positions after the first `count` moves, one for each player, into `scores`, int64[moves, SEATS]."""
     for i in range(count):
         copy_position(position, room.position)
         play(topology, room.position, rows[i], cells)
@@ -61,7 +60,7 @@ def score_moves(topology, position, rows, cells, count, weights, room, scores):
 
 @compiled
 def best_of(scores, count, state):
-    """The index of the greatest of the first `count` scores; of equal ones, any, as `state` draws."""
+    """The index of the greatest of the first `count` scores; ties are broken by a draw from `state`."""
     best = -2 * WON
     ties = 0
     chosen = 0

@@ -1,4 +1,4 @@
-"""What a policy is: the types that every way of choosing a move shares, with a model or without."""
+"""The interface of policies: the types that all policies share, with a model or without."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class LegalMoves(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The move chosen, as an index into the list, and, of a policy that searches, how often each move was tried."""
+    """The chosen move, as an index into the list, and the visit counts of all moves if the policy searches."""
 
     index: int
     visits: NDArray[np.int64] | None = None  # divided by their sum: the move probabilities that a game records
@@ -32,9 +32,9 @@ class Choice:
 class Policy(Protocol):
     """Chooses one of the legal moves.
 
-    The choice follows from the arguments alone, and from nothing that was asked before: whoever has the seed can ask again. Every
-    random decision is drawn from the generator. The position is left as it is (but for its scratch space). Where there is one
-    legal move it is chosen without a search, a draw or visits. A policy keeps scratch space: one thread at a time.
+    The choice depends on the arguments alone, not on earlier calls, so that a recorded seed reproduces it. All random decisions are
+    drawn from the generator. The position is not changed (but for its scratch space). A single legal move is chosen without a
+    search, a draw or visits. A policy keeps scratch space and is used by one thread at a time.
     """
 
     def __call__(self, position: Position, moves: LegalMoves, generator: Generator, /) -> Choice: ...

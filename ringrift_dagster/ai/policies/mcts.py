@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from ringrift_dagster.ai.policies.evaluation import WEIGHTS, WON
 from ringrift_dagster.ai.policies.heuristic import best_of, exchange_sides, score_moves, scratch
 from ringrift_dagster.ai.policies.interface import Choice, LegalMoves, Policy
+from ringrift_dagster.ai.registry import BUDGETS
 from ringrift_dagster.ai.seeds import Generator, fraction
 from ringrift_dagster.games import moves as m
 from ringrift_dagster.games.config import Config
 from ringrift_dagster.games.geometry import topology
 from ringrift_dagster.games.moves import MoveType
-from ringrift_dagster.games.position import ACTIVE, POSITION, SEATS, Position
+from ringrift_dagster.games.position import ACTIVE, SEATS, Position, blank_position
 from ringrift_dagster.games.rules.compiled import compiled
 from ringrift_dagster.games.rules.listing import buffers, list_moves
 from ringrift_dagster.games.rules.stacks import copy_position
@@ -32,13 +33,11 @@ WIDTH = 24
 """Moves that a node keeps."""
 EXPLORATION = 0.3
 PRIOR_SCALE = 400.0
-"""How much worse a score is that has a quarter of the best move's prior."""
+"""The difference from the best score at which a move has a quarter of the best move's prior."""
 VALUE_SCALE = 1500.0
 """The score that stands for a value of 3/4."""
 NOISE = 0.25
 """The random share of the root's priors."""
-DEFAULT_BUDGET = 64
-MOST_SIMULATIONS = 100_000
 NO_NODE = -1
 
 
@@ -62,7 +61,7 @@ class Tree(NamedTuple):
 
 
 def tree(board: str, budget: int) -> Tree:
-    """Room for a search of `budget` simulations on a board."""
+    """A tree with room for a search of `budget` simulations on a board."""
     rows, cells = buffers(board)
     shape = (budget + 1, WIDTH)
     return Tree(
@@ -77,7 +76,7 @@ def tree(board: str, budget: int) -> Tree:
         path=np.zeros((budget + 1, 3), dtype=np.int64),
         values=np.zeros(SEATS),
         scores=np.zeros((len(rows), SEATS), dtype=np.int64),
-        position=np.zeros(1, dtype=POSITION).view(np.recarray)[0],
+        position=blank_position(),
         rows=rows,
         cells=cells,
     )
@@ -134,7 +133,7 @@ def _expand(topology, position, rows, cells, count, weights, tree, room, node):
 
 @compiled
 def _select(tree, node, visited):
-    """The slot with the highest upper bound; `visited` is how often the node was."""
+    """The slot with the highest upper confidence bound; `visited` is the number of visits of the node."""
     scale = EXPLORATION * sqrt(visited + 1.0)
     chosen = 0
     highest = -1.0
@@ -150,7 +149,7 @@ def _select(tree, node, visited):
 
 @compiled
 def _simulate(topology, root, rows, cells, weights, tree, room, used):
-    """One simulation; returns how many nodes are in use after it."""
+    """Run one simulation; returns the number of nodes in use after it."""
     position = tree.position
     copy_position(root, position)
     node = 0
@@ -195,9 +194,9 @@ def _simulate(topology, root, rows, cells, weights, tree, room, used):
 
 @compiled
 def search(topology, position, rows, cells, count, budget, weights, tree, room, state, visits):
-    """Search from `position`, whose `count` legal moves are given, and write how often each was tried into `visits`.
+    """Search from `position`, whose `count` legal moves are given, and write the visits of each into `visits`.
 
-    The visits sum to `budget`. Returns the index of the move tried most; of equal ones, any, as `state` draws.
+    The visits sum to `budget`. Returns the index of the most visited move; ties are broken by a draw from `state`.
     """
     _expand(topology, position, rows, cells, count, weights, tree, room, 0)
     total = 0.0
@@ -219,10 +218,11 @@ def search(topology, position, rows, cells, count, budget, weights, tree, room, 
 
 
 def mcts_policy(config: Config, budget: int | None = None) -> Policy:
-    """The policy `mcts` for games of `config`: `budget` simulations a decision, 1 to MOST_SIMULATIONS (ValueError)."""
-    simulations = DEFAULT_BUDGET if budget is None else budget
-    if not 1 <= simulations <= MOST_SIMULATIONS:
-        raise ValueError(f"the budget of mcts is 1 to {MOST_SIMULATIONS:,} simulations, not {simulations}")
+    """The policy `mcts` for games of `config`: `budget` simulations a decision, within the registry's bounds (ValueError)."""
+    bounds = BUDGETS["mcts"]
+    simulations = bounds.default if budget is None else budget
+    if not bounds.least <= simulations <= bounds.most:
+        raise ValueError(f"the budget of mcts is {bounds.least} to {bounds.most:,} simulations, not {simulations}")
     tables, room, nodes = topology(config.board), scratch(config.board), tree(config.board, simulations)
 
     def choose(position: Position, moves: LegalMoves, generator: Generator) -> Choice:

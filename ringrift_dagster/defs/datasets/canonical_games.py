@@ -26,7 +26,7 @@ NAME = "canonical_games"
 NO_FAULT = frozenset({"unfinished", "duplicate_game"})
 """Reasons to keep a game out that say nothing against it: it goes on, or it is in the store already."""
 PLAYERS_NOT_KNOWN = (FindingCode.NOT_RECORDED, FindingCode.UNKNOWN, FindingCode.COLUMNS_DISAGREE)
-"""Findings that leave it open which AI played; the others are about an AI that is known."""
+"""Findings after which it is unknown which AI played; the others are about a known AI."""
 
 
 class KeptOut(NamedTuple):
@@ -66,7 +66,7 @@ class KeptOut(NamedTuple):
         config_check(
             "ai_recorded",
             NAME,
-            "Every canonical game of the registered snapshots says which AIs played it.",
+            "Every canonical game of the registered snapshots records the AIs that played it.",
         ),
     ],
 )
@@ -148,7 +148,7 @@ def _no_rejections(kept_out: list[KeptOut]) -> dg.AssetCheckResult:
 
 
 def _canonical_into(report: FindingsReport) -> Observer:
-    """Takes the findings on games that are in the store into a report, each game once."""
+    """An observer that adds the findings on canonical games to `report`, each game once."""
     seen: set[str | None] = set()
 
     def observe(judged: JudgedGame) -> None:
@@ -176,7 +176,7 @@ def _ai_recorded(report: FindingsReport) -> dg.AssetCheckResult:
         check_name="ai_recorded",
         passed=not missing,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"players: {counts}" if missing else "every game says which AIs played it",
+        description=f"players: {counts}" if missing else "every game records its AIs",
         metadata={"findings": table(["game", "player", "finding", "detail"], listed)} if missing else {},
     )
 

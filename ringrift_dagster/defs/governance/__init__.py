@@ -1,1 +1,1 @@
-"""What everything else is governed by: the AI registry."""
+"""Reference tables that other assets follow: the AI registry."""

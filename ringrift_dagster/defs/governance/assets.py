@@ -1,4 +1,4 @@
-"""`ai_registry`: the AI types that everything reads, and in what RingRift's own tables contradict each other."""
+"""The asset `ai_registry`: the table of AI types, and the contradictions between RingRift's own tables."""
 
 import hashlib
 from dataclasses import asdict
@@ -50,15 +50,15 @@ def ai_registry() -> dg.MaterializeResult:
     Selection, self-play, recording and findings on games read this table and nothing else. It is part of this package, so
     materialising it publishes what the installed version says.
     """
-    wrong = [*problems(), *unacknowledged()]
-    found = contradictions()
+    faults = [*problems(), *unacknowledged()]
+    known = contradictions()
     return dg.MaterializeResult(
         data_version=dg.DataVersion(_digest()),
         metadata={
             "dagster/row_count": len(AI_TYPES),
             "aliases": len(ALIASES),
             "rungs": len(RUNGS),
-            "contradictions": len(found),
+            "contradictions": len(known),
             "types": table(
                 [
                     "name",
@@ -76,7 +76,7 @@ def ai_registry() -> dg.MaterializeResult:
             ),
             "statuses": mix("status", {status: _count(status) for status in {ai.status for ai in AI_TYPES.values()}}),
         },
-        check_results=[_consistent(wrong), _ladder_contradictions(found)],
+        check_results=[_consistent(faults), _ladder_contradictions(known)],
     )
 
 
@@ -91,29 +91,29 @@ def _count(status: str) -> int:
 
 
 def _digest() -> str:
-    """SHA-256 of all that the tables say."""
+    """SHA-256 of the registry's tables."""
     tables = [[asdict(entry) for entry in entries] for entries in (AI_TYPES.values(), ALIASES.values(), RUNGS, REGISTERED.values())]
     return hashlib.sha256(orjson.dumps(tables)).hexdigest()
 
 
-def _consistent(wrong: list[str]) -> dg.AssetCheckResult:
+def _consistent(faults: list[str]) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         check_name="registry_consistent",
-        passed=not wrong,
-        description="; ".join(wrong[:3]) or f"{len(AI_TYPES)} AI types, consistent",
-        metadata={"problems": table(["problem"], ([line] for line in wrong))} if wrong else {},
+        passed=not faults,
+        description="; ".join(faults[:3]) or f"{len(AI_TYPES)} AI types, consistent",
+        metadata={"problems": table(["problem"], ([line] for line in faults))} if faults else {},
     )
 
 
-def _ladder_contradictions(found: list[Contradiction]) -> dg.AssetCheckResult:
-    """A warning for as long as RingRift contradicts itself: nothing here can mend that."""
-    codes = {entry.code.value: sum(other.code == entry.code for other in found) for entry in found}
+def _ladder_contradictions(known: list[Contradiction]) -> dg.AssetCheckResult:
+    """A warning, not an error: the contradictions are RingRift's and can only be resolved there."""
+    codes = {entry.code.value: sum(other.code == entry.code for other in known) for entry in known}
     counts = ", ".join(f"{count} {code}" for code, count in codes.items())
-    rows = [[entry.code, entry.subject, entry.detail] for entry in found]
+    rows = [[entry.code, entry.subject, entry.detail] for entry in known]
     return dg.AssetCheckResult(
         check_name="ladder_contradictions",
-        passed=not found,
+        passed=not known,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"{len(found)} contradictions in RingRift: {counts}" if found else "no contradictions",
+        description=f"{len(known)} contradictions in RingRift: {counts}" if known else "no contradictions",
         metadata={code: table(["code", "about", "detail"], [row for row in rows if row[0] == code]) for code in codes},
     )

@@ -21,6 +21,7 @@ BLOCKING = frozenset({"integrity"})
 
 @dg.asset(
     name=NAME,
+    deps=["selfplay_games"],
     partitions_def=CONFIGS,
     group_name="selfplay",
     kinds={"sqlite"},
@@ -38,7 +39,7 @@ def selfplay_databases(
 
     Each source is copied with SQLite's online backup, checked, and named by its SHA-256: what is judged later
     cannot change under the judge. A source that cannot be read is reported and left out. A config without
-    sources is skipped.
+    sources is skipped. Who played is all the same: hosts of the cluster, RingRift on this one, or `selfplay_games`.
     """
     config = context.partition_key
     registered = register(config, home.home)

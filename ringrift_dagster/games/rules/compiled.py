@@ -4,9 +4,9 @@ Numba notices when the file of a cached function changes, but not when a functio
 would live on inside callers whose own file stayed the same. So the cache lies below a digest of all sources that compiled code is
 made of, and any change to them starts a new one.
 
-What `compiled` decorates must compute the same when `NUMBA_DISABLE_JIT` leaves it plain Python. Two things do not by themselves:
-a narrow or unsigned number read from an array (Numba widens sums to int64, NumPy wraps them around: convert with `np.int64` where
-it is read), and a record's field named like an attribute of NumPy's scalars (`size`: compiled the field, uncompiled the attribute).
+What `compiled` decorates must compute the same when `NUMBA_DISABLE_JIT` leaves it plain Python. Two things differ: a narrow or
+unsigned number read from an array (Numba widens sums to int64, NumPy wraps them around: convert with `np.int64` where it is read),
+and a record's field named like an attribute of NumPy's scalars (`size`: compiled the field, uncompiled the attribute).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from numba.core.caching import FunctionCache
 
 _PACKAGE = Path(__file__).resolve().parents[2]
 _SOURCES = ("games/*.py", "games/rules/*.py", "ai/seeds.py", "ai/policies/*.py", "datasets/features.py", "datasets/labels.py")
-_OPERATORS_CHOICE = str(getattr(numba_config, "CACHE_DIR", ""))  # NUMBA_CACHE_DIR
+_OPERATORS_DIRECTORY = str(getattr(numba_config, "CACHE_DIR", ""))  # NUMBA_CACHE_DIR
 _log = logging.getLogger(__name__)
 
 
@@ -50,13 +50,13 @@ def _digest() -> str:
     return digest.hexdigest()[:16]
 
 
-def _lasting_places() -> Iterator[tuple[Path, bool]]:
-    """Where machine code may stay for good, the preferred place first; and whether other users might write near it.
+def _permanent_places() -> Iterator[tuple[Path, bool]]:
+    """Permanent directories for machine code, the preferred one first, each with whether other users may write beside it.
 
-    What the operator says, the sources' own directory and the user's home are trusted as they are.
+    The operator's choice, the sources' own directory and the user's home are trusted without checks.
     """
-    if _OPERATORS_CHOICE:
-        yield Path(_OPERATORS_CHOICE).absolute(), False
+    if _OPERATORS_DIRECTORY:
+        yield Path(_OPERATORS_DIRECTORY).absolute(), False
     yield Path(__file__).resolve().parent / "__pycache__", False
     with suppress(RuntimeError):  # neither HOME nor an entry in the user database
         yield Path.home().absolute() / ".cache" / "ringrift-dagster", False
@@ -68,8 +68,8 @@ def _lasting_places() -> Iterator[tuple[Path, bool]]:
 def _usable(place: Path, name: str, shared: bool) -> Path:
     """The directory `place/name`, created if need be. Raises OSError where no file can be created in it.
 
-    That is tried: permissions do not tell (root, read-only mounts). Machine code is executed, so in a `shared` place the directory
-    is this user's alone, and refused if anybody else but root could write to it or put another in its place.
+    A file is created to find out, since permissions are not enough (root, read-only mounts). Machine code is executed, so in a
+    `shared` place the directory is private to this user, and refused if anybody else but root could write to it or replace it.
     """
     if shared:
         place = Path(os.path.realpath(place.parent)) / place.name
@@ -98,26 +98,26 @@ def _refuse_others(path: Path, owners: tuple[int, ...], sticky: bool) -> None:
 
 
 def _cache_directory() -> Path | None:
-    """The first place that can be used, or None. Says so when that is not the operator's, may be cleared, or does not exist."""
+    """The first usable directory, or None. Logs a warning if it is not the operator's, is temporary, or there is none."""
     name = f"compiled-{_digest()}"
-    for place, shared in _lasting_places():
+    for place, shared in _permanent_places():
         with suppress(OSError):
             directory = _usable(place, name, shared)
-            if _OPERATORS_CHOICE and place != Path(_OPERATORS_CHOICE).absolute():
-                _say_once(f"NUMBA_CACHE_DIR={_OPERATORS_CHOICE} cannot be written: machine code is kept in {directory}")
+            if _OPERATORS_DIRECTORY and place != Path(_OPERATORS_DIRECTORY).absolute():
+                _warn_once(f"NUMBA_CACHE_DIR={_OPERATORS_DIRECTORY} cannot be written: machine code is kept in {directory}")
             return directory
     try:
         directory = _usable(Path(tempfile.gettempdir()) / f"ringrift-dagster-{os.geteuid()}", name, True)
     except OSError as error:
-        _say_once(f"machine code cannot be kept, every process compiles the rules anew ({error}): set NUMBA_CACHE_DIR")
+        _warn_once(f"machine code cannot be kept, every process compiles the rules anew ({error}): set NUMBA_CACHE_DIR")
         return None
-    _say_once(f"machine code is kept in {directory} and lost with it: set NUMBA_CACHE_DIR to keep it")
+    _warn_once(f"machine code is kept in {directory} and lost with it: set NUMBA_CACHE_DIR to keep it")
     return directory
 
 
 @cache
-def _say_once(line: str) -> None:
-    """Log one line: on stderr where nothing configures logging. Worker processes leave it to their parent."""
+def _warn_once(line: str) -> None:
+    """Log a warning, each text once; on stderr where nothing configures logging. Worker processes leave it to their parent."""
     if multiprocessing.parent_process() is None:
         _log.warning("%s", line)
 
@@ -142,7 +142,7 @@ def _locked(operation: int) -> Iterator[None]:
 
 
 class _Cache(FunctionCache):
-    """Numba's cache of one function, of which no failure stops whoever calls the function: it is compiled instead."""
+    """Numba's cache of one function; when it fails, the function is compiled instead, and the caller sees no error."""
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
@@ -163,11 +163,11 @@ class _Cache(FunctionCache):
                     self.flush()
                     super().save_overload(sig, data)
         except OSError as error:
-            _say_once(f"machine code cannot be kept in {_DIRECTORY}: {error.strerror or error}")
+            _warn_once(f"machine code cannot be kept in {_DIRECTORY}: {error.strerror or error}")
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """Compile on first use and keep the machine code on disk, so that only the first process after an upgrade pays for it."""
+    """Compile a function on first use and keep the machine code on disk for later processes."""
     dispatcher: Any = numba.njit(nogil=True, error_model="numpy")(function)
     if _DIRECTORY is not None:
         with suppress(RuntimeError):  # Numba's, when its own test of the directory fails

@@ -3,7 +3,7 @@
 `list_moves` and `legality.fault` build on the same predicates, and a test asks both about every move that the board's geometry
 allows. `fault` also accepts other spellings of a listed move (a longer line processed whole by `process_line`, its cells listed
 backwards, a recovery that names another stack to take its ring from) and resignations; these are not listed.
-How the list relates to those of RingRift's two engines stands in docs/rules.md.
+docs/rules.md compares the list with those of RingRift's two engines.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def buffers(board: str) -> MoveBuffers:
 
 @compiled
 def _add(position, rows, count, kind, origin, target, to):
-    """Write row `count` with everything else that a move may carry left open; returns the number of rows."""
+    """Write row `count` with all optional fields unset; returns the number of rows."""
     row = rows[count]
     row[m.TYPE] = kind
     row[m.PLAYER] = position.player
@@ -135,10 +135,10 @@ def _list_reach(topology, position, origin, movements, capture, rows, count):
 
 @compiled
 def _list_recoveries(topology, position, rows, cells, count):
-    """Recovery slides: those that complete a line, or, where none does, plain slides and strikes (R112).
+    """List recovery slides: those that complete a line, or, where none does, plain slides and strikes (R112).
 
-    The stack that the ring is taken from is named, since the engines differ where it is not: the one that has stood longest. Of
-    a longer line, a run of the required length that contains the marker's new place may collapse at no cost.
+    The stack that the ring is taken from is named, since RingRift's engines differ where it is not: `first_extraction`. Of a
+    longer line, any run of the required length that contains the destination may collapse at no cost.
     """
     player = position.player
     lines_only = any_line_recovery(topology, position, player)
@@ -216,7 +216,10 @@ def _add_line(position, rows, count, exact, to, first, first_length, second, sec
 
 @compiled
 def _list_lines(topology, position, rows, cells):
-    """Lines of the required length; of longer ones the whole, which costs a ring, and every such run, which costs none (R122)."""
+    """List lines: one of the required length as `process_line`, a longer one as `choose_line_option`.
+
+    A longer line may collapse whole, which costs a ring, or in any run of the required length, which costs none (R122).
+    """
     if position.pending_line != 0:
         return _list_own_stacks(position, rows, MoveType.ELIMINATE_RINGS_FROM_STACK, EliminationContext.LINE)
     count = 0
@@ -289,8 +292,8 @@ def _list_territory(topology, position, rows, cells):
 def list_moves(topology, position, rows, cells):
     """Write every legal move of `position` into `rows` and its lists into `cells` (see `buffers`); returns how many there are.
 
-    0 only when the game is over. Moves that record that nothing can be done (`no_*_action`) are in the list exactly where
-    nothing else but a swap is.
+    The result is 0 only when the game is over. `no_*_action`, which records that nothing can be done, is listed exactly where
+    there is no other move but a swap of sides.
     """
     if position.status != ACTIVE:
         return 0

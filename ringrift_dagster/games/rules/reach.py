@@ -6,7 +6,6 @@ Existence and validity of single moves belong here; which of them a phase offers
 from __future__ import annotations
 
 from ringrift_dagster.games.geometry import NO_CELL
-from ringrift_dagster.games.position import LOOSE_PLACEMENT
 from ringrift_dagster.games.rules.compiled import compiled
 
 
@@ -109,7 +108,7 @@ def moves_from(topology, position, origin):
 @compiled
 def could_act_after_skipping(topology, position, origin):
     """Whether the stack at `origin` can move or capture, so that placement may be skipped (R080)."""
-    if position.tolerance & LOOSE_PLACEMENT != 0:
+    if position.loose_placement != 0:
         height = position.height[origin]
         return _moves_somewhere(topology, position, origin, height, True) or _captures_somewhere(
             topology, position, origin, height, position.cap[origin], height + 5
@@ -166,7 +165,7 @@ def can_place(topology, position, player, cell, count):
     """Whether `count` rings may be placed at `cell` (R080..R083)."""
     if count < 1 or count > placement_limit(position, player, cell):
         return False
-    if position.tolerance & LOOSE_PLACEMENT != 0:
+    if position.loose_placement != 0:
         return count <= most_rings_at(topology, position, player, cell)
     return acts_after_placing(topology, position, player, cell, count)
 

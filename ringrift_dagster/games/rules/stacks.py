@@ -59,7 +59,7 @@ def copy_position(source, target):
     target.victory_threshold = source.victory_threshold
     target.territory_minimum = source.territory_minimum
     target.lps_required = source.lps_required
-    target.tolerance = source.tolerance
+    target.loose_placement = source.loose_placement
 
 
 @compiled

@@ -1,13 +1,12 @@
 """Disconnected regions and what claiming one takes (RR-CANON-R140..R145).
 
 A region is closed off by collapsed spaces, edges and the markers of one colour, or by collapsed spaces and edges alone. In the
-latter case it may contain markers (R141), except under `FAST_TERRITORY` (see `position.py`, docs/decisions/0018).
+latter case it may contain markers of any colour (R141; docs/decisions/0018).
 """
 
 from __future__ import annotations
 
 from ringrift_dagster.games.geometry import NO_CELL
-from ringrift_dagster.games.position import FAST_TERRITORY
 from ringrift_dagster.games.rules.compiled import compiled
 from ringrift_dagster.games.rules.stacks import has_buried_ring
 
@@ -67,13 +66,8 @@ def _is_claimable(position, colour, cells, player, recovered):
             everyone |= 1 << player_number
     if inside == everyone:
         return False
-    if colour == NO_MARKERS:
-        if inside == 0 or inside & (inside - 1) != 0:
-            return False
-        if position.tolerance & FAST_TERRITORY != 0:
-            for i in range(len(cells)):
-                if position.marker[cells[i]] != 0:
-                    return False
+    if colour == NO_MARKERS and (inside == 0 or inside & (inside - 1) != 0):
+        return False
     payers = 0
     for cell in range(position.cells):
         if position.owner[cell] != 0 and pays_for_region(position, cell, player, recovered):
@@ -97,8 +91,8 @@ def _border_colours(position):
 def next_region(topology, position, player, recovered, cursor):
     """The next region that `player` may claim, from `cursor` on (0 at first); returns (number of its cells or 0, next cursor).
 
-    The cells stand in `position.out`, the border colour is `(next cursor - 1) // cells`. The same cells come once for each
-    colour that closes them off. `position.seen` and `position.out` must stay as they are until the last call.
+    The cells are in `position.out`, the border colour is `(next cursor - 1) // cells`. The same cells are returned once for each
+    colour that closes them off. `position.seen` must not be changed between two calls.
     """
     cells = position.cells
     colours = _border_colours(position) if position.on_board.any() else 0
@@ -126,7 +120,7 @@ def has_claimable_region(topology, position, player, recovered):
 
 @compiled
 def region_owner(position, colour, cells):
-    """Whom a region is recorded as controlled by: the border's colour, or the one player who has stacks inside."""
+    """The player recorded as controlling a region: the border's colour, or else the one player with stacks inside (R141)."""
     if colour != NO_MARKERS:
         return colour
     owner = 0

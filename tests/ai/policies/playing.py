@@ -10,6 +10,7 @@ import numpy as np
 
 from ringrift_dagster.ai.policies import POLICIES
 from ringrift_dagster.ai.policies.interface import Choice, LegalMoves, Policy
+from ringrift_dagster.ai.registry import parse_spec
 from ringrift_dagster.ai.seeds import generator
 from ringrift_dagster.games.config import Config, parse_config
 from ringrift_dagster.games.geometry import topology
@@ -28,8 +29,8 @@ class Played(NamedTuple):
 
 def make(ai: str, config: Config) -> Policy:
     """The policy that `ai` names, e.g. `mcts:64`."""
-    name, _, budget = ai.partition(":")
-    return POLICIES[name](config, int(budget) if budget else None)
+    spec = parse_spec(ai, config)
+    return POLICIES[spec.name](config, spec.budget)
 
 
 def play_game(

@@ -18,7 +18,7 @@ from ringrift_dagster.games.config import Config, parse_config
 from ringrift_dagster.games.database import GameDatabase
 from ringrift_dagster.games.geometry import coordinates, topology
 from ringrift_dagster.games.moves import MoveType, Phase, pack
-from ringrift_dagster.games.position import ACTIVE, COMPLETED, PLACEMENT_COUNTS, SEATS, Position, empty_position, read_position
+from ringrift_dagster.games.position import ACTIVE, COMPLETED, SEATS, Position, empty_position, read_position
 from ringrift_dagster.games.replay import positions
 from ringrift_dagster.games.rules.listing import buffers, list_moves
 from ringrift_dagster.games.rules.stacks import add_rings, copy_position
@@ -33,7 +33,7 @@ def recorded_positions(path: Path) -> Iterator[tuple[Config, Position]]:
     with GameDatabase(path) as database:
         for record in database.games():
             config, start = read_position(orjson.loads(record.initial_state or b""))
-            start.tolerance = PLACEMENT_COUNTS  # one of the games needs it
+            start.loose_placement = 1  # one of the games needs it
             moves = pack([move.record for move in record.moves], coordinates(config.board))
             for position in positions(config, start, moves):
                 yield config, position

@@ -11,6 +11,7 @@ import pytest
 
 from ringrift_dagster.ai.policies import POLICIES
 from ringrift_dagster.ai.policies.interface import Choice, LegalMoves
+from ringrift_dagster.ai.registry import AI_TYPES, BUDGETS
 from ringrift_dagster.ai.seeds import generator
 from ringrift_dagster.games.config import CONFIG_KEYS, CONFIGS, parse_config
 from ringrift_dagster.games.position import Position
@@ -20,7 +21,15 @@ AIS = ("random", "heuristic", "mcts:8")
 SMALL = tuple(config.key for config in CONFIGS if config.spec.cells < 100)
 LARGE = tuple(key for key in CONFIG_KEYS if key not in SMALL)
 
-DIGESTS: dict[tuple[str, str], str] = {}
+DIGESTS = {
+    ("random", "square8_2p"): "c086bcfc91c0ab04",
+    ("random", "hexagonal_3p"): "4ea2e6e0cefd241d",
+    ("heuristic", "square8_4p"): "4a4691088dad5c1f",
+    ("heuristic", "hex8_2p"): "ccf74739f6699ece",
+    ("heuristic", "square19_2p"): "2255068d1085ccef",
+    ("mcts:8", "square8_2p"): "7ee98ea14f9857ea",
+    ("mcts:8", "hex8_3p"): "8a5dc53e820d1aa1",
+}
 """Of game 0 to its end. They change with the rules, the order of the list, the weights and the search: then by intention."""
 
 
@@ -118,15 +127,19 @@ def test_a_budget_that_means_nothing_is_refused(name: str, budget: int) -> None:
         POLICIES[name](parse_config("square8_2p"), budget)
 
 
+def test_every_ai_that_the_registry_calls_playable_has_a_policy() -> None:
+    assert set(POLICIES) == {ai.name for ai in AI_TYPES.values() if ai.playable}
+
+
 def test_mcts_has_a_default_budget() -> None:
     visits: list[int] = []
-    policy = make("mcts", parse_config("hex8_2p"))
+    policy = POLICIES["mcts"](parse_config("hex8_2p"), None)
 
     def look(position: Position, moves: LegalMoves, choice: Choice) -> None:
         visits.extend([int(choice.visits.sum())] if choice.visits is not None else [])
 
     play_game("hex8_2p", {1: policy, 2: policy}, 0, most=1, look=look)
-    assert visits == [64]
+    assert visits == [BUDGETS["mcts"].default]
 
 
 def test_random_is_uniform() -> None:

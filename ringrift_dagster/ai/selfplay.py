@@ -1,0 +1,311 @@
+"""Self-play: one game from its seed, and many games into a database, by several processes.
+
+Game i of a run depends on (root seed, config, i, AIs, swap rule) alone: not on how many processes play, in which order they end, or
+whether the run was interrupted. What a game database contains is in `games.recording`; how AIs choose in `ai.policies`.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from ringrift_dagster.ai.policies import POLICIES
+from ringrift_dagster.ai.policies.interface import LegalMoves, Policy
+from ringrift_dagster.ai.registry import PolicySpec
+from ringrift_dagster.ai.seeds import Generator, generator, path_of, seed
+from ringrift_dagster.games import moves as m
+from ringrift_dagster.games.config import Config
+from ringrift_dagster.games.geometry import topology
+from ringrift_dagster.games.move_records import move_probabilities
+from ringrift_dagster.games.moves import MoveLog, MoveType
+from ringrift_dagster.games.position import empty_position
+from ringrift_dagster.games.recording import SOURCE, GameRecorder, GameRows, PlayedGame, RecordingRefused, Seat, game_rows
+from ringrift_dagster.games.rules.listing import buffers, list_moves
+from ringrift_dagster.games.rules.turns import play
+
+ENGINE_VERSION = "1"
+"""Changes whenever the same seed gives another game: with the rules' list of moves, the draws, or a policy."""
+
+ABOUT_PREFIX = "selfplay_"
+"""Prefix of the keys of `SelfPlay.about` in the metadata of a game."""
+
+MAX_GAMES = 1_000_000
+MAX_WORKERS = 64
+_AHEAD = 4
+"""Games in progress for each worker: being played, or waiting for an earlier one to be written."""
+
+_IDS = uuid.UUID("6f1f4b61-3b29-5a8e-9a52-3d6f0c8f2a11")
+"""Namespace of game ids."""
+
+Progress = Callable[[int, int], None]
+"""Called with (games that the database has, games that it will have)."""
+
+
+@dataclass(frozen=True)
+class SelfPlay:
+    """A run of self-play; `ais` take the seats in turn, so that two AIs of a two-player config alternate in beginning."""
+
+    config: Config
+    root: int
+    ais: tuple[PolicySpec, ...]
+    swap_rule: bool = False
+
+    @property
+    def about(self) -> Mapping[str, str]:
+        """The identity of the run, stored in its database; a database with other values is not continued."""
+        return {
+            "seed": str(self.root),
+            "ais": ",".join(map(str, self.ais)),
+            "swap_rule": str(self.swap_rule).lower(),
+            "engine_version": ENGINE_VERSION,
+        }
+
+    def seats(self, index: int) -> tuple[PolicySpec, ...]:
+        """The policies of the seats of game `index`."""
+        return tuple(self.ais[(index + seat) % len(self.ais)] for seat in range(self.config.players))
+
+    def seed_path(self, index: int) -> str:
+        """The path with which all seeds of game `index` begin."""
+        return path_of(self.root, self.config.key, index)
+
+    def game_id(self, index: int) -> str:
+        """The id of game `index`: the same whenever and wherever it is played."""
+        return str(uuid.uuid5(_IDS, "|".join((self.seed_path(index), *self.about.values()))))
+
+
+class InvalidRun(ValueError):
+    """A run that cannot be played; the message is one line that says why."""
+
+
+def database_name(config: Config, root: int) -> str:
+    """The usual name of the database of a config's games from the seed `root`."""
+    return f"ringrift_dagster_{config.key}_{root}.db"
+
+
+def check(run: SelfPlay) -> None:
+    """Raises InvalidRun for a run that cannot be played."""
+    if not run.ais:
+        raise InvalidRun("self-play needs at least one AI")
+    if run.swap_rule and run.config.players != 2:
+        raise InvalidRun(f"sides are swapped with two players only, not in {run.config.key}")
+    if not 0 <= run.root < 2**63:
+        raise InvalidRun(f"the seed is a number from 0 to {2**63 - 1}, not {run.root}")
+
+
+class WorkerLost(Exception):
+    """A process that played games ended by itself; what was written stays."""
+
+
+class _Stopped(Exception):
+    """The game in progress is abandoned, since the process that writes has stopped."""
+
+
+_stopped = threading.Event()
+"""Set in a worker when the process that writes has stopped."""
+
+
+def default_workers() -> int:
+    """One process for each core that this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has no affinity
+    return min(cores, MAX_WORKERS)
+
+
+class Player:
+    """Plays games of one run in this process; policies and buffers are made once."""
+
+    def __init__(self, run: SelfPlay) -> None:
+        check(run)
+        self.run = run
+        self._tables = topology(run.config.board)
+        self._rows, self._cells = buffers(run.config.board)
+        self._policies: dict[PolicySpec, Policy] = {spec: POLICIES[spec.name](run.config, spec.budget) for spec in run.ais}
+
+    def game(self, index: int) -> PlayedGame:
+        """Play game `index`."""
+        run = self.run
+        started, clock = datetime.now(UTC), time.perf_counter()
+        specs = run.seats(index)
+        path = (run.root, run.config.key, index)
+        seating = list(range(len(specs)))
+        position = empty_position(run.config, swap_rule=run.swap_rule)
+        log = MoveLog()
+        probabilities: dict[int, Mapping[str, float]] = {}
+        think_ms: list[int] = []
+        while count := int(list_moves(self._tables, position, self._rows, self._cells)):
+            if _stopped.is_set():
+                raise _Stopped
+            legal = LegalMoves(self._rows[:count], self._cells)
+            chosen = 0
+            if count > 1:
+                player, number = int(position.player), len(log)
+                policy = self._policies[specs[seating[player - 1]]]
+                choice = policy(position, legal, move_generator(path, player, number))
+                chosen = choice.index
+                if choice.visits is not None:
+                    probabilities[number] = move_probabilities(run.config, legal.rows.tolist(), choice.visits.tolist())
+            row = self._rows[chosen].copy()
+            log.append(row, self._cells)
+            play(self._tables, position, row, self._cells)
+            if row[m.TYPE] == MoveType.SWAP_SIDES:
+                seating.reverse()
+            now = time.perf_counter()
+            think_ms.append(round((now - clock) * 1000))
+            clock = now
+        return PlayedGame(
+            game_id=run.game_id(index),
+            config=run.config,
+            swap_rule=run.swap_rule,
+            moves=log.packed(),
+            players=tuple(
+                Seat(spec.name, profile=str(spec), seed=seed(*path, number)) for number, spec in enumerate(specs, start=1)
+            ),
+            started=started,
+            finished=datetime.now(UTC),
+            seed=run.root,
+            probabilities=probabilities,
+            think_ms=think_ms,
+            source=SOURCE,
+            metadata={
+                "seed_path": run.seed_path(index),
+                **{f"{ABOUT_PREFIX}{name}": value for name, value in run.about.items()},
+            },
+        )
+
+
+def move_generator(path: Sequence[str | int], player: int, number: int) -> Generator:
+    """The generator of the decision that `player` takes as move `number` (from 0) of the game with this seed path."""
+    return generator(*path, player, number, "move")
+
+
+@dataclass(frozen=True)
+class Written:
+    """The result of `record`: `games` in the database, of which `resumed` were there before, and all digests by index."""
+
+    path: Path
+    games: int
+    resumed: int
+    moves: int
+    seconds: float
+    digests: tuple[str, ...] = field(repr=False)
+
+
+def record(
+    run: SelfPlay, games: int, path: Path, *, workers: int = 1, resume: bool = False, progress: Progress | None = None
+) -> Written:
+    """Play games 0 to `games` - 1 and write them, in this order, into the database `path`.
+
+    With `resume` a database of the same run is continued; games that it has are not played again. Without, one that exists is
+    refused. Raises RecordingRefused and RecordingError as `GameRecorder` does, InvalidRun for a run that cannot be played, and
+    WorkerLost. However it ends, by KeyboardInterrupt too, what was written are whole games.
+    """
+    check(run)
+    if not 1 <= games <= MAX_GAMES:
+        raise InvalidRun(f"the number of games is 1 to {MAX_GAMES:,}, not {games}")
+    if not 1 <= workers <= MAX_WORKERS:
+        raise InvalidRun(f"the number of workers is 1 to {MAX_WORKERS}, not {workers}")
+    if path.exists() and not resume:
+        raise RecordingRefused(path, "exists already: add --resume to continue it, or write to another file")
+    began = time.monotonic()
+    with GameRecorder(path, run.config, run.about) as recorder:
+        digests = recorder.digests()
+        ids = [run.game_id(index) for index in range(games)]
+        missing = [index for index, game_id in enumerate(ids) if game_id not in digests]
+        done, moves = games - len(missing), 0
+        if progress is not None:
+            progress(done, games)
+        with _played(run, missing, workers) as rows_of_games:
+            for rows in rows_of_games:
+                recorder.write(rows)
+                digests[rows.game_id] = rows.digest
+                moves += len(rows.moves)
+                done += 1
+                if progress is not None:
+                    progress(done, games)
+    return Written(
+        path,
+        games,
+        games - len(missing),
+        moves,
+        time.monotonic() - began,
+        tuple(str(digests[game_id]) for game_id in ids),
+    )
+
+
+@contextmanager
+def _played(run: SelfPlay, indices: Sequence[int], workers: int) -> Iterator[Iterator[GameRows]]:
+    """The rows of these games, in order, played here or by as many processes as `workers` says."""
+    if workers == 1 or len(indices) < 2:
+        player = Player(run)
+        yield (game_rows(player.game(index)) for index in indices)
+        return
+    context = multiprocessing.get_context("spawn")
+    stop, held = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(min(workers, len(indices)), context, _start_worker, (stop,))
+    try:
+        yield _in_order(pool, run, indices, _AHEAD * workers)
+    except BrokenProcessPool as error:
+        raise WorkerLost("a worker process ended unexpectedly (out of memory?): run this again with --resume") from error
+    except BaseException:
+        held.close()  # games that are being played are given up
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        held.close()
+        stop.close()
+
+
+def _in_order(pool: ProcessPoolExecutor, run: SelfPlay, indices: Sequence[int], ahead: int) -> Iterator[GameRows]:
+    pending: deque[Future[GameRows]] = deque()
+    for index in indices:
+        with _no_interrupts():
+            pending.append(pool.submit(_play, run, index))
+        if len(pending) >= ahead:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+@contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """Put Ctrl-C off. Processes started meanwhile never see it: the one that writes decides when to stop."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_worker(stop: Connection) -> None:
+    threading.Thread(target=_end_with_parent, args=(stop,), daemon=True).start()
+
+
+def _end_with_parent(stop: Connection) -> None:
+    """Stop playing when the parent closes its end of `stop`, and end when it was killed: nobody else would say so."""
+    with suppress(EOFError, OSError):
+        stop.recv()
+    _stopped.set()
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
+
+
+_player = cache(Player)
+"""The player of a run in a worker process."""
+
+
+def _play(run: SelfPlay, index: int) -> GameRows:
+    return game_rows(_player(run).game(index))
