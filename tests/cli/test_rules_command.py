@@ -20,7 +20,8 @@ def perft(capfd: pytest.CaptureFixture[str]) -> Call:
 
     def call(*arguments: object) -> tuple[int, str, str]:
         status = run(["rules", "perft", *map(str, arguments)])
-        return int(status), *capfd.readouterr()
+        out, err = capfd.readouterr()
+        return int(status), out, err
 
     return call
 
