@@ -54,7 +54,7 @@ def _slowly(config: Config, position: Position, depth: int) -> int:
     rows, cells = buffers(config.board)
     total = 0
     for row in rows[: list_moves(topology(config.board), position, rows, cells)]:
-        after = np.array(position, copy=True).view(np.recarray)[()]
+        after = position.copy()
         play(topology(config.board), after, row.copy(), cells)
         total += _slowly(config, after, depth - 1)
     return total

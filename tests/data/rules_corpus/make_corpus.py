@@ -346,21 +346,22 @@ RICH = (
 """What a position has to be an example of, so that counts begin there."""
 DOZEN = 12
 ASKED = {"square8": 500, "hex8": 400, "square19": 200, "hexagonal": 120}
+ASKED_INITIAL = {"square8": 10_000, "hex8": 10_000, "square19": 1_500, "hexagonal": 1_500}
 """Lists that RingRift's engine is asked for about one position, at most."""
-MOST = 300_000
-"""Positions counted from one, at most."""
+LISTS = {"square8": 25_000, "hex8": 25_000, "square19": 6_000, "hexagonal": 4_000}
+"""Lists that we need for the counts from one position, at most: the test's time."""
 
 
-def _depths(config: Config, position: Position) -> tuple[list[int], int]:
+def _depths(config: Config, position: Position, asked: int) -> tuple[list[int], int]:
     """Counts as deep as they are recorded, and to which depth RingRift's engine is asked."""
     counts: list[int] = []
     confirmed = 1
     for depth in range(1, 9):
         now = list(perft(config, position, depth))
-        if depth > 1 and (sum(now) > MOST or now[-1] == 0):
+        if depth > 1 and (1 + sum(now[:-1]) > LISTS[config.board] or now[-1] == 0):
             break
         counts = now
-        if 1 + sum(counts[:-1]) <= ASKED[config.board]:
+        if 1 + sum(counts[:-1]) <= asked:
             confirmed = depth
     return counts, confirmed
 
@@ -376,14 +377,16 @@ def _ask_perft(checkout: Path, config: Config, swap_rule: bool, moves: PackedMov
 
 
 def _rich_positions(games: dict[str, CorpusGame]) -> Iterator[tuple[CorpusGame, int, str]]:
-    """Positions of shipped games in which most of RICH occurs; of what occurs often, one late in its game."""
+    """Positions of shipped games, one for each of RICH and then further ones."""
     result = Comparison()
     for game in games.values():
         compare(game, result)
+    given = set()
     for turn in count():
         for name in RICH:
             places = sorted(result.occurred.get(name, []), key=lambda at: sha256(repr(at).encode()).digest())
-            if turn < len(places):
+            if turn < len(places) and places[turn] not in given:
+                given.add(places[turn])
                 yield games[places[turn][0]], places[turn][1], name
 
 
@@ -403,7 +406,7 @@ def record_perft(ringrift: Path) -> None:
             moves = PackedMoves(moves.rows[:after], moves.cells)
             for row in moves.rows:
                 play(topology(config.board), position, row, moves.cells)
-            counts, confirmed = _depths(config, position)
+            counts, confirmed = _depths(config, position, (ASKED if game else ASKED_INITIAL)[config.board])
             theirs = _ask_perft(ringrift, config, bool(game and game.swap_rule), moves, confirmed)
             game_id = game.game_id if game else None
             if theirs != counts[:confirmed]:
