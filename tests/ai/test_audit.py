@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ringrift_dagster.ai.audit import audit, play_again
+from ringrift_dagster.ai.audit import audit, reproduce
 from ringrift_dagster.ai.registry import parse_spec
 from ringrift_dagster.ai.selfplay import SelfPlay, Written, record
 from ringrift_dagster.canonical.verdicts import VerdictStore
@@ -68,7 +68,7 @@ def test_no_database_is_said_so(tmp_path: Path) -> None:
 
 
 def test_games_come_out_of_the_seed_again(written: Written) -> None:
-    assert [(game.index, game.same) for game in play_again(RUN, written, [0, 2])] == [(0, True), (2, True)]
-    (other,) = play_again(replace(RUN, root=12), written, [0])
+    assert [(game.index, game.same) for game in reproduce(RUN, written, [0, 2])] == [(0, True), (2, True)]
+    (other,) = reproduce(replace(RUN, root=12), written, [0])
     assert not other.same
     assert other.recorded == written.digests[0]

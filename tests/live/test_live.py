@@ -115,7 +115,7 @@ def test_the_demo_does_what_it_says_and_leaves_nothing_running(tmp_path: Path) -
     ]
     done = subprocess.run([*command, str(free_port())], capture_output=True, text=True, timeout=840, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    for shown in ("1 result_mismatch", "/asset-groups/", *(f"gpu-1 played {config}" for config in CONFIG_KEYS)):
+    for shown in ("1 result_mismatch", "/asset-groups/", *(f"gpu-1 played {config}" for config in PLAYED)):
         assert shown in done.stdout
     assert "overrid" not in done.stdout
     assert sorted(path.stem for path in Home(tmp_path).datasets.glob("*.npz")) == sorted(CONFIG_KEYS)
