@@ -21,7 +21,12 @@ class Home:
     @classmethod
     def from_env(cls) -> Home:
         """The home that the environment names, or the project's own."""
-        return cls(Path(os.environ.get("RINGRIFT_DATA_HOME") or _DEFAULT).expanduser().absolute())
+        return cls(Path(cls.named() or _DEFAULT).expanduser().absolute())
+
+    @staticmethod
+    def named() -> str | None:
+        """What $RINGRIFT_DATA_HOME says; None when it is not set or empty."""
+        return os.environ.get("RINGRIFT_DATA_HOME") or None
 
     @property
     def selfplay(self) -> Path:

@@ -17,6 +17,7 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 
 from ringrift_dagster.cli.dagster_home import held
+from ringrift_dagster.cli.demo_games import PLAYED
 from ringrift_dagster.cli.services import Services, free_port, stopped_by_signals
 from ringrift_dagster.games.config import CONFIG_KEYS
 from ringrift_dagster.home import Home

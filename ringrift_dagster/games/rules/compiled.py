@@ -29,6 +29,8 @@ import numba
 from numba.core import config as numba_config
 from numba.core.caching import FunctionCache
 
+from ringrift_dagster.home import Home
+
 _PACKAGE = Path(__file__).resolve().parents[2]
 _SOURCES = ("games/*.py", "games/rules/*.py", "ai/seeds.py", "ai/policies/*.py", "datasets/features.py", "datasets/labels.py")
 _OPERATORS_DIRECTORY = str(getattr(numba_config, "CACHE_DIR", ""))  # NUMBA_CACHE_DIR
@@ -60,7 +62,7 @@ def _permanent_places() -> Iterator[tuple[Path, bool]]:
     yield Path(__file__).resolve().parent / "__pycache__", False
     with suppress(RuntimeError):  # neither HOME nor an entry in the user database
         yield Path.home().absolute() / ".cache" / "ringrift-dagster", False
-    if home := os.environ.get("RINGRIFT_DATA_HOME"):
+    if home := Home.named():
         with suppress(RuntimeError):
             yield Path(home).expanduser() / f"machine-code-{os.geteuid()}", True
 
