@@ -19,7 +19,6 @@ from playwright.sync_api import expect, sync_playwright
 from ringrift_dagster.cli.dagster_home import held
 from ringrift_dagster.cli.demo_games import PLAYED
 from ringrift_dagster.cli.services import Services, free_port, stopped_by_signals
-from ringrift_dagster.games.config import CONFIG_KEYS
 from ringrift_dagster.home import Home
 
 pytestmark = [pytest.mark.live, pytest.mark.xdist_group("live")]
@@ -119,7 +118,7 @@ def test_the_demo_does_what_it_says_and_leaves_nothing_running(tmp_path: Path) -
     for shown in ("1 result_mismatch", "/asset-groups/", *(f"gpu-1 played {config}" for config in PLAYED)):
         assert shown in done.stdout
     assert "overrid" not in done.stdout
-    assert sorted(path.stem for path in Home(tmp_path).datasets.glob("*.npz")) == sorted(CONFIG_KEYS)
+    assert sorted(path.stem for path in Home(tmp_path).datasets.glob("*.npz")) == sorted(PLAYED)
     assert "FAILED" not in done.stdout
     assert not [line for line in commands() if str(tmp_path) in line]
 
