@@ -188,8 +188,7 @@ class PartFile:
         self._revoke_all()
         untouched = since is not None and self.path.exists() and self.stamp() == since
         self._reopen()
-        if self._chunks is None:
-            self._restart_hash()  # what was hashed may have been overwritten
+        self._restart_hash()  # what was hashed may have been overwritten, before or after it was read
         right = whole and os.fstat(self._file).st_size == self.size
         self._look(bytearray(self._marks) if untouched and not right else bytearray([right]) * self.chunk_count)
         return len(self.missing())

@@ -18,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from ringrift_dagster.manifest.inventory import CHUNK_SIZE
 from ringrift_dagster.transfer.part import Held, PartFile, Revoked, disk_cause
 from tests.transfer.fetching import Content, content
+from tests.transfer.processes import wait_until
 
 THREE = content(2 * CHUNK_SIZE + 1000)
 SMALL = content(5000, 2)
@@ -207,6 +208,15 @@ class TestAdopting:
             part.path.write_bytes(bytes(CHUNK_SIZE) + THREE.data[CHUNK_SIZE:])
             assert part.adopt() == 1
             fill(part, THREE)
+            assert part.digest() == THREE.sha256
+
+    def test_what_was_hashed_while_it_was_wrong_is_hashed_again(self, tmp_path: Path) -> None:
+        with THREE.part(tmp_path) as part:
+            part.path.write_bytes(bytes(CHUNK_SIZE))
+            part.mark(0)  # as the thread that hashes meets a chunk that was overwritten after it was marked
+            assert wait_until(lambda: part._hashed == 1)
+            part.path.write_bytes(THREE.data)
+            assert part.adopt() == 0
             assert part.digest() == THREE.sha256
 
     @pytest.mark.parametrize("of", [THREE, SMALL])
