@@ -515,13 +515,13 @@ def _against_code(
             )
 
 
-def unacknowledged(found: Iterable[Contradiction] | None = None) -> list[str]:
+def unacknowledged(present: Iterable[Contradiction] | None = None) -> list[str]:
     """Contradictions that are not in KNOWN, and entries of KNOWN that are contradictions no more; one line each."""
-    present = {(entry.code, entry.subject) for entry in (contradictions() if found is None else found)}
+    keys = {(entry.code, entry.subject) for entry in (contradictions() if present is None else present)}
     known = {(code, subject) for code, subjects in KNOWN.items() for subject in subjects}
     return [
-        *(f"contradiction not known: {code} {subject}" for code, subject in sorted(present - known)),
-        *(f"known contradiction is gone: {code} {subject}" for code, subject in sorted(known - present)),
+        *(f"contradiction not known: {code} {subject}" for code, subject in sorted(keys - known)),
+        *(f"known contradiction is gone: {code} {subject}" for code, subject in sorted(known - keys)),
     ]
 
 

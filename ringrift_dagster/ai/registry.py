@@ -605,6 +605,11 @@ def parse_spec(text: str, config: Config | None = None) -> PolicySpec:
     return PolicySpec(ai.name, int(number))
 
 
+def parse_specs(text: str, config: Config) -> tuple[PolicySpec, ...]:
+    """Read a comma-separated list of AIs, one for all seats or one a seat, e.g. `heuristic,mcts:64`. Raises InvalidSpec."""
+    return tuple(parse_spec(part, config) for part in text.split(","))
+
+
 def _choices(config: Config | None = None) -> str:
     names = [
         f"{ai.name}:N" if ai.name in BUDGETS else ai.name

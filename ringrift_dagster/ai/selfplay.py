@@ -217,6 +217,8 @@ def record(
         raise InvalidRun(f"the number of games is 1 to {MAX_GAMES:,}, not {games}")
     if not 1 <= workers <= MAX_WORKERS:
         raise InvalidRun(f"the number of workers is 1 to {MAX_WORKERS}, not {workers}")
+    if path.exists() and not path.is_file():
+        raise RecordingRefused(path, "is no regular file: write to another path")
     if path.exists() and not resume:
         raise RecordingRefused(path, "exists already: add --resume to continue it, or write to another file")
     began = time.monotonic()

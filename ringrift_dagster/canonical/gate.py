@@ -256,11 +256,11 @@ def _starting_position(record: GameRecord, config: Config) -> Position:
         state = orjson.loads(record.initial_state or b"")
         if type(state) is not dict:
             raise UnreadableState("not an object")
-        found, position = read_position(state)
+        recorded, position = read_position(state)
     except (ValueError, RecursionError) as error:
         raise _Rejected("unreadable", f"initial state: {str(error)[:200]}") from error
-    if found != config:
-        raise _Rejected("wrong_config", f"the row says {config.key}, the initial state {found.key}")
+    if recorded != config:
+        raise _Rejected("wrong_config", f"the row says {config.key}, the initial state {recorded.key}")
     for name, observed, canonical in (
         ("victoryThreshold", state["victoryThreshold"], config.victory_threshold),
         ("territoryVictoryThreshold", state["territoryVictoryThreshold"], config.territory_threshold),
@@ -334,21 +334,21 @@ def _name(value: object) -> str:
 
 def _replay(record: GameRecord, config: Config, start: Position, moves: PackedMoves) -> int:
     """Play the game, compare every recorded hash and the result; returns how many hashes were compared."""
-    wanted = np.zeros(len(moves) + 1, dtype=np.uint8)
+    hashed = np.zeros(len(moves) + 1, dtype=np.uint8)
     for claim in record.hashes:
         if not 0 <= claim.played <= len(moves):
             raise _Rejected("state_hash_mismatch", f"a state is recorded after move {claim.played - 1}, beyond the game")
-        wanted[claim.played] = 1
-    played = replay(config, start, moves, wanted)
+        hashed[claim.played] = 1
+    played = replay(config, start, moves, hashed)
     for claim in sorted(record.hashes, key=lambda claim: claim.played):
         if played.fault is not Fault.NONE and claim.played > played.played:
             break
         expected = claim.value if claim.value is not None else _hash_of_state(claim.state)
-        found = hash_text_of(int(played.hashes[claim.played]))
-        if expected != found:
+        replayed = hash_text_of(int(played.hashes[claim.played]))
+        if expected != replayed:
             raise _Rejected(
                 "state_hash_mismatch",
-                f"recorded {_name(expected)}, replayed {found}",
+                f"recorded {_name(expected)}, replayed {replayed}",
                 max(0, claim.played - 1),
             )
     if played.fault is not Fault.NONE:
@@ -417,18 +417,18 @@ def verify(
     for a path, the observer of its games.
     """
     gate = Gate(store)
-    wanted = parse_config(config) if config else None
-    return [_verify_one(Path(path), gate, wanted, progress, observer and observer(Path(path))) for path in paths]
+    required = parse_config(config) if config else None
+    return [_verify_one(Path(path), gate, required, progress, observer and observer(Path(path))) for path in paths]
 
 
 def _verify_one(
-    path: Path, gate: Gate, wanted: Config | None, progress: Progress | None, observe: Observer | None
+    path: Path, gate: Gate, required: Config | None, progress: Progress | None, observe: Observer | None
 ) -> DatabaseVerdict:
     from ringrift_dagster.canonical.evidence import gather
 
     started = time.perf_counter()
     report = DatabaseVerdict(str(path))
-    found: Counter[str] = Counter()
+    outcomes: Counter[str] = Counter()
     configs: Counter[str] = Counter()
     variants: Counter[str] = Counter()
     accepted: list[str] = []
@@ -442,9 +442,9 @@ def _verify_one(
                 if verdict.reason is None and verdict.digest is not None:
                     accepted.append(verdict.digest)
                 configs[judged.record.config_key] += 1
-                if wanted is not None and verdict.reason is None and judged.config != wanted:
-                    verdict = GameVerdict(verdict.game_id, verdict.digest, "wrong_config", detail=f"not a {wanted.key} game")
-                found[verdict.reason or "canonical"] += 1
+                if required is not None and verdict.reason is None and judged.config != required:
+                    verdict = GameVerdict(verdict.game_id, verdict.digest, "wrong_config", detail=f"not a {required.key} game")
+                outcomes[verdict.reason or "canonical"] += 1
                 if verdict.variant is not None:
                     variants[verdict.variant] += 1
                 report.moves += verdict.moves
@@ -466,13 +466,13 @@ def _verify_one(
             seconds=round(time.perf_counter() - started, 4),
         )
     report.config = next(iter(configs)) if len(configs) == 1 else None
-    report.reasons = {reason: found[reason] for reason in REASONS if found[reason]}
+    report.reasons = {reason: outcomes[reason] for reason in REASONS if outcomes[reason]}
     report.variants = {variant: variants[variant] for variant in VARIANTS if variants[variant]}
     report.games = {
-        "total": sum(found.values()),
-        "canonical": found["canonical"],
-        "rejected": sum(found.values()) - found["canonical"] - found["unfinished"],
-        "unfinished": found["unfinished"],
+        "total": sum(outcomes.values()),
+        "canonical": outcomes["canonical"],
+        "rejected": sum(outcomes.values()) - outcomes["canonical"] - outcomes["unfinished"],
+        "unfinished": outcomes["unfinished"],
     }
     report.verdict = _database_verdict(report.games)
     report.seconds = round(time.perf_counter() - started, 4)

@@ -48,7 +48,7 @@ def selfplay(
     A game depends on seed, config, its number and the AIs only, not on the number of workers or on interruptions. The database
     contains whole games only, however the command ends; --resume plays those that are missing.
     """
-    from ringrift_dagster.ai.registry import InvalidSpec, parse_spec
+    from ringrift_dagster.ai.registry import InvalidSpec, parse_specs
     from ringrift_dagster.ai.selfplay import InvalidRun, SelfPlay, WorkerLost, database_name, default_workers, record
     from ringrift_dagster.games.config import parse_config
     from ringrift_dagster.games.recording import RecordingError
@@ -56,7 +56,7 @@ def selfplay(
     parsed = parse_config(config)
     path = out or Home.from_env().selfplay / database_name(parsed, root)
     try:
-        run = SelfPlay(parsed, root, tuple(parse_spec(text, parsed) for text in ais.split(",")), swap_rule)
+        run = SelfPlay(parsed, root, parse_specs(ais, parsed), swap_rule)
         with progress("games") as step:
             written = record(
                 run,

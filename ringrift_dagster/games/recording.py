@@ -430,8 +430,8 @@ class GameRecorder:
                 raise
             raise RecordingRefused(self.path, "is another kind of database: write to another file") from error
         if facts.get("schema_version") != str(SCHEMA_VERSION):
-            found = str(facts.get("schema_version"))[:20]
-            raise RecordingRefused(self.path, f"has schema version {found}, not {SCHEMA_VERSION}: write to another file")
+            version = str(facts.get("schema_version"))[:20]
+            raise RecordingRefused(self.path, f"has schema version {version}, not {SCHEMA_VERSION}: write to another file")
         ours = {name: value for name, value in facts.items() if name.startswith(_METADATA_PREFIX)}
         if not ours:
             raise RecordingRefused(self.path, "was not made by ringrift_dagster: write to another file")

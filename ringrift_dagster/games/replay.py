@@ -24,7 +24,7 @@ from ringrift_dagster.games.rules.turns import play
 
 @dataclass(frozen=True)
 class Replay:
-    """How far a replay came. `hashes[i]` is that of the position before move i, for the i that were wanted; else 0."""
+    """How far a replay came. `hashes[i]` is that of the position before move i, for the i that were hashed; else 0."""
 
     played: int
     fault: Fault
@@ -32,29 +32,29 @@ class Replay:
 
 
 @compiled
-def _replay(tables, position, rows, cells, wanted, hashes, buffer):
+def _replay(tables, position, rows, cells, hashed, hashes, buffer):
     for index in range(len(rows)):
-        if wanted[index] != 0:
+        if hashed[index] != 0:
             hashes[index] = hash_position(tables, position, buffer)
-        found = fault(tables, position, rows[index], cells)
-        if found != Fault.NONE:
-            return index, found
+        reason = fault(tables, position, rows[index], cells)
+        if reason != Fault.NONE:
+            return index, reason
         play(tables, position, rows[index], cells)
-    if wanted[len(rows)] != 0:
+    if hashed[len(rows)] != 0:
         hashes[len(rows)] = hash_position(tables, position, buffer)
     return len(rows), Fault.NONE
 
 
-def replay(config: Config, position: Position, moves: PackedMoves, wanted: NDArray[np.uint8]) -> Replay:
+def replay(config: Config, position: Position, moves: PackedMoves, hashed: NDArray[np.uint8]) -> Replay:
     """Play `moves` from `position`, which ends as the last position reached.
 
-    `wanted` has one entry more than there are moves; where it is 1 the position at that point is hashed. Stops before the
+    `hashed` has one entry more than there are moves; where it is 1 the position at that point is hashed. Stops before the
     first illegal move and says why.
     """
     tables = topology(config.board)
     hashes = np.zeros(len(moves) + 1, dtype=np.uint64)
-    played, found = _replay(tables, position, moves.rows, moves.cells, wanted, hashes, buffer_for(tables))
-    return Replay(played, Fault(found), hashes)
+    played, reason = _replay(tables, position, moves.rows, moves.cells, hashed, hashes, buffer_for(tables))
+    return Replay(played, Fault(reason), hashes)
 
 
 def positions(config: Config, position: Position, moves: PackedMoves) -> Iterator[Position]:
@@ -65,7 +65,7 @@ def positions(config: Config, position: Position, moves: PackedMoves) -> Iterato
     tables = topology(config.board)
     for index, row in enumerate(moves.rows):
         yield position
-        if (found := fault(tables, position, row, moves.cells)) != Fault.NONE:
-            raise ValueError(f"move {index} is illegal: {Fault(found).name}")
+        if (reason := fault(tables, position, row, moves.cells)) != Fault.NONE:
+            raise ValueError(f"move {index} is illegal: {Fault(reason).name}")
         play(tables, position, row, moves.cells)
     yield position

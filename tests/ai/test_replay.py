@@ -14,7 +14,7 @@ import pytest
 from ringrift_dagster.ai.policies import POLICIES
 from ringrift_dagster.ai.policies.interface import Choice, LegalMoves, Policy
 from ringrift_dagster.ai.policies.uniform import random_policy
-from ringrift_dagster.ai.registry import PolicySpec, parse_spec
+from ringrift_dagster.ai.registry import PolicySpec, parse_specs
 from ringrift_dagster.ai.replay import CANNOT, DIFFERENT, SAME, AiReplay, replay_ais
 from ringrift_dagster.ai.seeds import Generator
 from ringrift_dagster.ai.selfplay import Player, SelfPlay, record
@@ -40,7 +40,7 @@ GAMES = 3
 def games_of(key: str, ais: str, swap_rule: bool, folder: Path, games: int = GAMES) -> list[GameRecord]:
     config = parse_config(key)
     path = folder / f"{key}.db"
-    record(SelfPlay(config, 5, tuple(parse_spec(text, config) for text in ais.split(",")), swap_rule), games, path)
+    record(SelfPlay(config, 5, parse_specs(ais, config), swap_rule), games, path)
     return read(path)
 
 

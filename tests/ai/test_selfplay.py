@@ -20,7 +20,7 @@ import pytest
 from ringrift_dagster.ai import selfplay
 from ringrift_dagster.ai.findings import findings
 from ringrift_dagster.ai.policies.interface import Choice, LegalMoves, Policy
-from ringrift_dagster.ai.registry import parse_spec
+from ringrift_dagster.ai.registry import parse_specs
 from ringrift_dagster.ai.seeds import Generator, seed
 from ringrift_dagster.ai.selfplay import ENGINE_VERSION, Player, SelfPlay, record
 from ringrift_dagster.canonical.gate import Gate, judged_games
@@ -61,7 +61,7 @@ GOLDEN_VERSION = "1"
 
 def self_play(key: str, ais: str, root: int = 1, swap_rule: bool = False) -> SelfPlay:
     config = parse_config(key)
-    return SelfPlay(config, root, tuple(parse_spec(text, config) for text in ais.split(",")), swap_rule)
+    return SelfPlay(config, root, parse_specs(ais, config), swap_rule)
 
 
 RUN = self_play("square8_2p", "heuristic,mcts:8", root=7)

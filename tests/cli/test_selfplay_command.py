@@ -168,6 +168,14 @@ def test_a_database_that_exists_is_continued_only_when_asked(ringrift_data: Call
     assert len(ids(database)) == 3
 
 
+def test_a_path_that_is_no_file_is_refused(ringrift_data: Call, tmp_path: Path) -> None:
+    os.mkfifo(pipe := tmp_path / "pipe")
+    for path, options in (("", ()), (pipe, ("--resume",))):
+        status, out, err = ringrift_data(*words(*options, out=path))
+        assert (status, out) == (2, "")
+        assert one_line(err) == f"{path or '.'}: is no regular file: write to another path"
+
+
 def test_resume_begins_where_there_is_nothing(ringrift_data: Call, tmp_path: Path) -> None:
     assert ringrift_data(*words("--resume", out=tmp_path / "a" / "b" / "games.db"))[0] == 0
 

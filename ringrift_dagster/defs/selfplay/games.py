@@ -11,7 +11,7 @@ import dagster as dg
 from pydantic import Field
 
 from ringrift_dagster.ai.audit import Audit, Reproduction, audit, reproduce
-from ringrift_dagster.ai.registry import parse_spec
+from ringrift_dagster.ai.registry import parse_specs
 from ringrift_dagster.ai.selfplay import (
     ENGINE_VERSION,
     MAX_GAMES,
@@ -102,7 +102,7 @@ def selfplay_games(
     games = config.games or FIRST_GAMES[parsed.board]
     path = home.home.selfplay / database_name(parsed, config.seed)
     try:
-        run = SelfPlay(parsed, config.seed, tuple(parse_spec(text, parsed) for text in config.ais.split(",")), config.swap_rule)
+        run = SelfPlay(parsed, config.seed, parse_specs(config.ais, parsed), config.swap_rule)
         workers = config.workers or default_workers()
         written = record(run, games, path, workers=workers, resume=True, progress=_logged(context, path))
         reproduced = list(reproduce(run, written, sorted({0, games - 1})))
