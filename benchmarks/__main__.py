@@ -211,8 +211,10 @@ def main() -> None:
         if sys.argv[1] == "latency":
             print_latency()
             return
-        if sys.argv[1] in ("rules", "selfplay", "policies"):
-            {"rules": print_rules, "selfplay": print_selfplay, "policies": print_policies}[sys.argv[1]]()
+        sections = {"rules": print_rules, "selfplay": print_selfplay, "policies": print_policies}
+        if sys.argv[1] in sections:
+            for name in sys.argv[1:]:
+                sections[name]()
             return
         figures = large_export() if sys.argv[1] == "large" else measure(sys.argv[1])
         print(json.dumps(figures))

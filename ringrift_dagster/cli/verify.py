@@ -51,15 +51,15 @@ def verify(databases: tuple[Path, ...], config: str | None, store: Path | None, 
 
     def observer(_: Path) -> Observer:
         reports.append(report := FindingsReport())
-        return lambda judged: report.add(judged.record)
+        return lambda game: report.add(game.record)
 
     with VerdictStore(store) if store else nullcontext() as verdicts, progress("games") as step:
-        found = judge(databases, config=config, store=verdicts, progress=step, observer=observer)
+        judged = judge(databases, config=config, store=verdicts, progress=step, observer=observer)
     reported = [
         (verdict, FindingsReport() if verdict.verdict == "unreadable" else report)
-        for verdict, report in zip(found, reports, strict=True)
+        for verdict, report in zip(judged, reports, strict=True)
     ]
-    replays = {verdict.path: replay(Path(verdict.path)) for verdict in found if replay_ai and verdict.verdict != "unreadable"}
+    replays = {verdict.path: replay(Path(verdict.path)) for verdict in judged if replay_ai and verdict.verdict != "unreadable"}
     if json_output:
         replay_entries = {path: {"ai_replay": [game.to_dict() for game in games]} for path, games in replays.items()}
         print_json(
@@ -69,11 +69,11 @@ def verify(databases: tuple[Path, ...], config: str | None, store: Path | None, 
             ]
         )
     else:
-        print_verdicts(found)
+        print_verdicts(judged)
         print_findings(reported)
         print_replays(replays)
     differ = any(game.outcome == DIFFERENT for games in replays.values() for game in games)
-    return max(Exit.BAD_NEWS if differ else Exit.GOOD, *(EXITS.get(verdict.verdict, Exit.BAD_NEWS) for verdict in found))
+    return max(Exit.BAD_NEWS if differ else Exit.GOOD, *(EXITS.get(verdict.verdict, Exit.BAD_NEWS) for verdict in judged))
 
 
 def replay(path: Path) -> list[AiReplay]:
@@ -118,7 +118,7 @@ def print_replays(replays: Mapping[str, Sequence[AiReplay]]) -> None:
     )
 
 
-def print_verdicts(found: Sequence[DatabaseVerdict]) -> None:
+def print_verdicts(judged: Sequence[DatabaseVerdict]) -> None:
     """One row a database, then one row a rejected game."""
     print_table(
         "Databases",
@@ -144,7 +144,7 @@ def print_verdicts(found: Sequence[DatabaseVerdict]) -> None:
                 verdict.hashes_checked,
                 f"{verdict.seconds:.2f}",
             ]
-            for verdict in found
+            for verdict in judged
         ),
     )
     print_table(
@@ -152,7 +152,7 @@ def print_verdicts(found: Sequence[DatabaseVerdict]) -> None:
         ["database", "game", "reason", "move", "detail"],
         (
             [Path(verdict.path).name, game["game_id"], game["reason"], game["move_number"], game["detail"]]
-            for verdict in found
+            for verdict in judged
             for game in verdict.rejected
         ),
     )

@@ -173,9 +173,9 @@ def append_canonical(
     `observe` sees every judged game, new or not.
     Raises StoreBusy if another process still appends to this store after `wait_seconds`.
     """
-    wanted = parse_config(config)
-    with _sole_append(wanted, home, wait_seconds):
-        return _append_new(wanted, databases, home, progress, observe)
+    parsed = parse_config(config)
+    with _sole_append(parsed, home, wait_seconds):
+        return _append_new(parsed, databases, home, progress, observe)
 
 
 class StoreBusy(Exception):
@@ -208,10 +208,10 @@ def _sole_append(config: Config, home: Home, wait_seconds: float) -> Iterator[No
 
 
 def _append_new(
-    wanted: Config, databases: Sequence[Path], home: Home, progress: Progress | None, observe: Observer | None
+    config: Config, databases: Sequence[Path], home: Home, progress: Progress | None, observe: Observer | None
 ) -> AppendResult:
-    known = {digest for path in _games_files(wanted, home) for digest in _column(path, "digest")}
-    found: Counter[str] = Counter()
+    known = {digest for path in _games_files(config, home) for digest in _column(path, "digest")}
+    outcomes: Counter[str] = Counter()
     rejected: list[dict[str, Any]] = []
     unreadable: list[dict[str, str]] = []
     files: list[Path] = []
@@ -225,21 +225,21 @@ def _append_new(
                 with GameDatabase(path) as database:
                     sha256 = file_sha256(path)
                     total = database.count()
-                    for judged in judged_games(database, gate, wanted):
+                    for judged in judged_games(database, gate, config):
                         judged_count += 1
                         if judged.verdict.digest in known:
                             already += 1
                         elif judged.verdict.reason is None:
                             accepted.add(judged)
-                            found["canonical"] += 1
+                            outcomes["canonical"] += 1
                         else:
-                            found[judged.verdict.reason] += 1
+                            outcomes[judged.verdict.reason] += 1
                             rejected.append({"database": path.name, **judged.verdict.rejection()})
                         if observe is not None:
                             observe(judged)
                         if accepted.full:
                             store.commit()  # a verdict is remembered no later than its game is stored
-                            files += _append(wanted, home, accepted, path.name, sha256)
+                            files += _append(config, home, accepted, path.name, sha256)
                             accepted = _Accepted()
                         if progress is not None:
                             progress(str(path), judged_count, total)
@@ -247,17 +247,17 @@ def _append_new(
                 unreadable.append({"database": path.name, "detail": error.detail})
                 sha256 = ""
             store.commit()
-            files += _append(wanted, home, accepted, path.name, sha256)
-    _quarantine(wanted, home, rejected)
-    summary = summarise(wanted.key, home)
+            files += _append(config, home, accepted, path.name, sha256)
+    _quarantine(config, home, rejected)
+    summary = summarise(config.key, home)
     return AppendResult(
-        config=wanted.key,
+        config=config.key,
         judged=judged_count,
-        accepted=found["canonical"],
-        rejected=len(rejected) - found["unfinished"],
+        accepted=outcomes["canonical"],
+        rejected=len(rejected) - outcomes["unfinished"],
         already=already,
-        unfinished=found["unfinished"],
-        reasons={reason: count for reason, count in sorted(found.items()) if reason != "canonical"},
+        unfinished=outcomes["unfinished"],
+        reasons={reason: count for reason, count in sorted(outcomes.items()) if reason != "canonical"},
         rejected_games=rejected,
         unreadable=unreadable,
         files=files,
@@ -296,7 +296,7 @@ class CorruptStore(Exception):
 
 def summarise(config: str, home: Home) -> CanonicalSummary:
     """Count what the store of a config holds; `games` is 0 when there is none."""
-    wanted = parse_config(config)
+    parsed = parse_config(config)
     phases: Counter[str] = Counter()
     outcomes: Counter[str] = Counter()
     endings: Counter[str] = Counter()
@@ -304,7 +304,7 @@ def summarise(config: str, home: Home) -> CanonicalSummary:
     digests: list[str] = []
     files: list[Path] = []
     newest = ""
-    for path in _games_files(wanted, home):
+    for path in _games_files(parsed, home):
         games = pq.read_table(
             path,
             columns=[
@@ -322,9 +322,9 @@ def summarise(config: str, home: Home) -> CanonicalSummary:
         for phase in pq.read_table(moves, columns=["phase"]).column("phase").value_counts().to_pylist():
             phases[str(phase["values"])] += phase["counts"]
     if not digests:
-        return CanonicalSummary(wanted.key)
+        return CanonicalSummary(parsed.key)
     return CanonicalSummary(
-        config=wanted.key,
+        config=parsed.key,
         games=len(digests),
         moves=sum(phases.values()),
         digest_root=hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest(),
@@ -340,10 +340,10 @@ def summarise(config: str, home: Home) -> CanonicalSummary:
 
 def check_store(config: str, home: Home) -> list[str]:
     """What is wrong with the store of a config, one line a problem; empty when it is consistent."""
-    wanted = parse_config(config)
+    parsed = parse_config(config)
     problems: list[str] = []
     seen: set[str] = set()
-    for path in _games_files(wanted, home):
+    for path in _games_files(parsed, home):
         try:
             moves = _moves_file(path)
             for file in (path, moves):
@@ -351,7 +351,7 @@ def check_store(config: str, home: Home) -> list[str]:
                     problems.append(f"{file.name}: content is not what its name says")
             metadata = pq.read_schema(path).metadata or {}
             for key, expected, remedy in (
-                (b"ringrift.config", wanted.key, ""),
+                (b"ringrift.config", parsed.key, ""),
                 (b"ringrift.rules_version", RULES_VERSION, f"; move {path.parent} aside and materialise canonical_games"),
             ):
                 found = metadata.get(key, b"").decode("utf-8", "replace")

@@ -418,7 +418,7 @@ def _configs_of(plane: Plane, type: ItemType) -> Iterable[str]:
 
 def _need_games(doing: _Doing, config: str, reason: str, host: str | None = None) -> None:
     """Tell every host that plays."""
-    players = [each.name for each in doing.plane.cluster.selfplay_hosts]
+    players = [host.name for host in doing.plane.cluster.selfplay_hosts]
     doing.tell(EventType.SELFPLAY_NEEDED, told.SelfplayNeeded(config=config, reason=reason, host=host), *players)
 
 

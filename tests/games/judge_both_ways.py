@@ -1,7 +1,7 @@
 """Prints what the rules, fingerprints, encoders and policy layouts say of recorded games; run with and without compilation.
 
-`python judge_both_ways.py DIRECTORY [GAMES]` reads the first GAMES (default: all) of each `*.db` in it and writes one JSON object:
-see `answers`. A program of its own, because Numba reads `NUMBA_DISABLE_JIT` once, when it is imported.
+`python judge_both_ways.py DIRECTORY` reads every `*.db` in it and writes one JSON object: see `answers`. A program of its own,
+because Numba reads `NUMBA_DISABLE_JIT` once, when it is imported.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import hashlib
 import json
 import random
 import sys
-from itertools import islice
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
 
-from ringrift_dagster.canonical.gate import Gate, JudgedGame, judged_games
+from ringrift_dagster.canonical.gate import Gate, JudgedGame
 from ringrift_dagster.canonical.verdicts import VerdictStore
 from ringrift_dagster.datasets.features import GLOBAL_FEATURES, GameEncoder, encoding
 from ringrift_dagster.datasets.labels import policy_indices
@@ -33,33 +33,38 @@ from ringrift_dagster.games.rules.compiled import engine
 from ringrift_dagster.games.rules.legality import fault
 
 LARGE_BOARDS = ("square19", "hexagonal")
-"""Uncompiled, a move on these takes many times as long as on the others: only the first moves are played."""
+HASHES_EVERY = 20
+"""Of the hashes that games on large boards record every twentieth is compared: uncompiled, a hash takes as long as a move."""
 INSPECTED_MOVES = {"square8": 150, "hex8": 150, "square19": 40, "hexagonal": 40}
 ENCODED_MOVES = {"square8": 60, "hex8": 40, "square19": 4, "hexagonal": 4}
 ALTERED_EVERY = 6
 ALTERATIONS = 8
 
 
-def answers(directory: Path, games: int | None) -> dict[str, Any]:
-    """By database: the verdict on each game; of its first game also what `inspect` says. And what computed them."""
+def answers(directory: Path) -> dict[str, Any]:
+    """By database: the verdict on every game; of its first game also what `inspect` says. And what computed them."""
     databases: dict[str, Any] = {}
+    inspected: set[str | None] = set()
     with VerdictStore(directory / "verdicts") as store:
         for path in sorted(directory.glob("*.db")):
             judged: list[Any] = []
             try:
                 with GameDatabase(path) as database:
-                    if any(record.row.get("board_type") in LARGE_BOARDS for record in database.games()):
-                        judged = [inspect(record) for record in islice(database.games(), games)]
-                    else:
-                        for game in islice(judged_games(database, Gate(store)), games):
-                            judged.append(verdict(game))
-                            if len(judged) == 1 and game.verdict.reason is None and game.verdict.digest not in databases:
-                                judged.append(inspect(game.record))
-                                databases[str(game.verdict.digest)] = None  # many databases begin with the same game
+                    for game in map(Gate(store).judge, map(_with_fewer_hashes, database.games())):
+                        judged.append(verdict(game))
+                        if len(judged) == 1 and game.verdict.reason is None and game.verdict.digest not in inspected:
+                            judged.append(inspect(game.record))
+                            inspected.add(game.verdict.digest)  # many databases begin with the same game
             except DatabaseUnreadable as error:
                 judged.append(error.detail)
             databases[path.name] = judged
     return {"engine": engine(), "databases": databases}
+
+
+def _with_fewer_hashes(record: GameRecord) -> GameRecord:
+    if record.row.get("board_type") not in LARGE_BOARDS:
+        return record
+    return replace(record, hashes=record.hashes[::HASHES_EVERY])
 
 
 def verdict(game: JudgedGame) -> list[Any]:
@@ -128,4 +133,4 @@ def _digest(array: Any) -> str:
 
 
 if __name__ == "__main__":
-    json.dump(answers(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None), sys.stdout)
+    json.dump(answers(Path(sys.argv[1])), sys.stdout)
