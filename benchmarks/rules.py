@@ -78,7 +78,7 @@ def _sample(key: str, games: list[PackedMoves]) -> NDArray[Any]:
     return sample[:taken]
 
 
-def _replay_all(key: str, games: Sequence[PackedMoves]) -> int:
+def replay_all(key: str, games: Sequence[PackedMoves]) -> int:
     config = parse_config(key)
     for game in games:
         replay(config, empty_position(config), game, np.zeros(len(game) + 1, dtype=np.uint8))
@@ -99,7 +99,7 @@ def run(row: Callable[[str, str, str], None], best_rate: Callable[[Callable[[], 
         games = list(_random_games(key, number))
         sample, (rows, cells) = _sample(key, games), buffers(board)
         listed = _list_all(topology(board), sample, rows, cells)
-        replayed, played = best_rate(partial(_replay_all, key, games)), best_rate(partial(_play_all, key, number))
+        replayed, played = best_rate(partial(replay_all, key, games)), best_rate(partial(_play_all, key, number))
         lists = best_rate(partial(_list_all, topology(board), sample, rows, cells)) * len(sample) / listed
         aim = f"aim {AIMS[key]:,}; " if AIMS[key] else ""
         row(f"random moves listed and played, {key}, moves/s", f"{played:,.0f}", f"{aim}the same games replayed: {replayed:,.0f}")

@@ -16,15 +16,11 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
+from benchmarks.rules import replay_all
 from ringrift_dagster.ai.registry import parse_spec
 from ringrift_dagster.ai.selfplay import Player, SelfPlay, Written, default_workers, record
 from ringrift_dagster.canonical.gate import verify
 from ringrift_dagster.games.config import parse_config
-from ringrift_dagster.games.moves import PackedMoves
-from ringrift_dagster.games.position import empty_position
-from ringrift_dagster.games.replay import replay
 
 SEED = 1
 GAMES = (
@@ -58,13 +54,6 @@ def _verified(database: Path) -> int:
     return verify([database])[0].moves
 
 
-def _replayed(key: str, games: list[PackedMoves]) -> int:
-    config = parse_config(key)
-    for moves in games:
-        replay(config, empty_position(config), moves, np.zeros(len(moves) + 1, dtype=np.uint8))
-    return sum(map(len, games))
-
-
 def run(row: Callable[[str, str, str], None], best_rate: Callable[[Callable[[], int]], float]) -> None:
     """Measure, and pass each figure to `row` as (figure, here, beside); `best_rate` measures units a second of a function."""
     for key, ai, games in GAMES:
@@ -90,7 +79,7 @@ def run(row: Callable[[str, str, str], None], best_rate: Callable[[Callable[[], 
             player = Player(_run(key, "heuristic"))
             moves = [player.game(index).moves for index in range(games)]
             hashed, unhashed, reference = (best_rate(partial(_verified, path)) for path in (ours, bare, theirs))
-            replayed = best_rate(partial(_replayed, key, moves))
+            replayed = best_rate(partial(replay_all, key, moves))
             row(
                 f"our games verified without hashes, {key}, moves/s",
                 f"{unhashed:,.0f}",

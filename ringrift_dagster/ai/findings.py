@@ -11,12 +11,10 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-import orjson
-
 from ringrift_dagster.ai.engine_modes import engine_mode
 from ringrift_dagster.ai.registry import SOAK_PLAYS, AIType, Alias, Status, UnknownAI, resolve, type_of
 from ringrift_dagster.games.config import BOARDS, PLAYER_COUNTS, Config
-from ringrift_dagster.games.database import GameRecord
+from ringrift_dagster.games.database import GameRecord, recorded_metadata
 
 DEFAULT_AI_TYPE = "heuristic"
 """What RingRift writes into `game_players.ai_type` when it knows no AI (`app/db/game_replay.py`)."""
@@ -59,7 +57,7 @@ def findings(record: GameRecord) -> list[Finding]:
     """The findings on a game, in order of players; empty for a damaged game. Never raises for what a record contains."""
     if record.damage is not None:
         return []
-    metadata = _metadata(record)
+    metadata = recorded_metadata(record.row) or {}
     columns = {row.number: row for row in record.players}
     result: list[Finding] = []
     for player in _players(record, columns):
@@ -154,15 +152,6 @@ def _players(record: GameRecord, columns: Mapping[int, object]) -> list[int]:
 def _config(record: GameRecord) -> Config | None:
     board, players = record.row.get("board_type"), record.row.get("num_players")
     return Config(board, players) if board in BOARDS and type(players) is int and players in PLAYER_COUNTS else None
-
-
-def _metadata(record: GameRecord) -> Mapping[str, Any]:
-    """The recorded metadata; empty when it is no JSON object."""
-    try:
-        parsed = orjson.loads(record.row.get("metadata_json") or "{}")
-    except (ValueError, TypeError, RecursionError):
-        return {}
-    return parsed if isinstance(parsed, dict) else {}
 
 
 def _text(value: object) -> str | None:

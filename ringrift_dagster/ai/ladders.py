@@ -293,6 +293,11 @@ def spans(difficulties: Iterable[int]) -> str:
     return ", ".join(f"D{run[0]}" if len(run) == 1 else f"D{run[0]}-D{run[-1]}" for run in runs)
 
 
+def difficulties_text(name: str) -> str:
+    """The difficulties of an AI type as text: `factory D2; registry D2`."""
+    return "; ".join(f"{ladder} {spans(values)}" for ladder, values in difficulties_of(name).items())
+
+
 class Code(StrEnum):
     """Kinds of contradiction between RingRift's tables."""
 

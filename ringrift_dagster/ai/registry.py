@@ -1,9 +1,9 @@
 """The AI registry: every AI type that RingRift has, what it can do, and the names that stand for it.
 
-One frozen table for everything that names an AI: selection, self-play, recording, metrics, findings. Difficulty ladders are in
-`ladders`, the vocabulary of `games.engine_mode` in `engine_modes`. Sources, all below RingRift's `ai-service/`: the names are the
-enum AIType (`app/models/core.py`); version, status and flags are those of `app/ai/registry.py` for the 13 types it has, and read
-from the implementation (`app/ai/`) for the others and where that registry contradicts it (`ladders.contradictions` names where).
+One frozen table for self-play, AI replay and findings on games. Difficulty ladders are in `ladders`, the vocabulary of
+`games.engine_mode` in `engine_modes`. Sources, all below RingRift's `ai-service/`: the names are the enum AIType
+(`app/models/core.py`); version, status and flags are those of `app/ai/registry.py` for the 13 types it has, and read from the
+implementation (`app/ai/`) for the others and where that registry contradicts it (`ladders.contradictions` names where).
 """
 
 from __future__ import annotations

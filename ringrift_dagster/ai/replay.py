@@ -21,11 +21,11 @@ from ringrift_dagster.ai.seeds import SEPARATOR
 from ringrift_dagster.ai.selfplay import ABOUT_PREFIX, ENGINE_VERSION, move_generator
 from ringrift_dagster.games import moves as m
 from ringrift_dagster.games.config import Config
-from ringrift_dagster.games.database import GameRecord
+from ringrift_dagster.games.database import GameRecord, recorded_metadata
 from ringrift_dagster.games.geometry import coordinates, topology
 from ringrift_dagster.games.move_records import as_recorded, move_key
 from ringrift_dagster.games.moves import MoveLog, MoveType, PackedMoves, UnreadableMove, pack
-from ringrift_dagster.games.position import Position, UnreadableState, empty_position, read_position
+from ringrift_dagster.games.position import Position, UnreadableState, canonical_start, read_position
 from ringrift_dagster.games.recording import SOURCE
 from ringrift_dagster.games.rules.listing import buffers, list_moves
 from ringrift_dagster.games.rules.turns import play
@@ -56,7 +56,7 @@ class _NotReplayable(Exception):
 
 
 def replay_ais(records: Iterable[GameRecord]) -> list[AiReplay]:
-    """Replay the AIs of every game; a policy is made once for each config. Never raises for what a record contains."""
+    """Replay the AIs of every game; a policy is made once for each config and spec. Never raises for what a record contains."""
     policies: dict[tuple[Config, PolicySpec], Policy] = {}
     return [_replay_one(record, policies) for record in records]
 
@@ -75,7 +75,8 @@ def _replay_one(record: GameRecord, policies: dict[tuple[Config, PolicySpec], Po
     except (UnreadableMove, UnreadableState, ValueError, RecursionError) as error:
         return AiReplay(record.game_id, CANNOT, detail=f"the record cannot be read: {error}"[:200])
     for spec in set(specs):
-        policies.setdefault((config, spec), POLICIES[spec.name](config, spec.budget))
+        if (config, spec) not in policies:
+            policies[config, spec] = POLICIES[spec.name](config, spec.budget)
     tables, legal = topology(config.board), buffers(config.board)
     seating = list(range(config.players))
     decisions = 0
@@ -102,9 +103,8 @@ def _replay_one(record: GameRecord, policies: dict[tuple[Config, PolicySpec], Po
 def _start(record: GameRecord) -> tuple[Config, Position]:
     """Config and first position, which is the canonical one: the list of moves has no room for positions that no game reaches."""
     config, recorded = read_position(orjson.loads(record.initial_state or b""))
-    start = empty_position(config, swap_rule=bool(recorded.swap_rule))
-    recorded.lps_mask[:] = 0  # decides nothing before the first move
-    if recorded.tobytes() != start.tobytes():
+    start = canonical_start(config, recorded)
+    if start is None:
         raise _NotReplayable("the game does not begin at the canonical starting position")
     return config, start
 
@@ -133,11 +133,8 @@ def _same(first: PackedMoves, second: PackedMoves) -> bool:
 
 
 def _metadata(record: GameRecord) -> Mapping[str, Any]:
-    try:
-        metadata = orjson.loads(record.row.get("metadata_json") or "{}")
-    except (ValueError, TypeError):
-        metadata = None
-    if not isinstance(metadata, dict):
+    metadata = recorded_metadata(record.row)
+    if metadata is None:
         raise _NotReplayable("the game's metadata are no JSON object")
     return metadata
 

@@ -24,7 +24,7 @@ SEPARATOR = "/"
 
 _LOW = np.uint64(0xFFFFFFFF)
 _MOST = np.uint64(0xFFFFFFFFFFFFFFFF)
-_ZERO, _ONE, _32 = np.uint64(0), np.uint64(1), np.uint64(32)
+_ONE, _32 = np.uint64(1), np.uint64(32)
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _SHIFT_1, _SHIFT_2, _SHIFT_3 = np.uint64(30), np.uint64(27), np.uint64(31)

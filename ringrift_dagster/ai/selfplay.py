@@ -55,14 +55,29 @@ Progress = Callable[[int, int], None]
 """Called with (games that the database has, games that it will have)."""
 
 
+class InvalidRun(ValueError):
+    """A run that cannot be played; the message is one line that says why."""
+
+
 @dataclass(frozen=True)
 class SelfPlay:
-    """A run of self-play; `ais` take the seats in turn, so that two AIs of a two-player config alternate in beginning."""
+    """A run of self-play; `ais` take the seats in turn, so that two AIs of a two-player config alternate in beginning.
+
+    `root` is the seed from which those of all games are derived. Raises InvalidRun for a run that cannot be played.
+    """
 
     config: Config
     root: int
     ais: tuple[PolicySpec, ...]
     swap_rule: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.ais:
+            raise InvalidRun("self-play needs at least one AI")
+        if self.swap_rule and self.config.players != 2:
+            raise InvalidRun(f"sides are swapped with two players only, not in {self.config.key}")
+        if not 0 <= self.root < 2**63:
+            raise InvalidRun(f"the seed is a number from 0 to {2**63 - 1}, not {self.root}")
 
     @property
     def about(self) -> Mapping[str, str]:
@@ -87,23 +102,9 @@ class SelfPlay:
         return str(uuid.uuid5(_IDS, "|".join((self.seed_path(index), *self.about.values()))))
 
 
-class InvalidRun(ValueError):
-    """A run that cannot be played; the message is one line that says why."""
-
-
 def database_name(config: Config, root: int) -> str:
     """The usual name of the database of a config's games from the seed `root`."""
     return f"ringrift_dagster_{config.key}_{root}.db"
-
-
-def check(run: SelfPlay) -> None:
-    """Raises InvalidRun for a run that cannot be played."""
-    if not run.ais:
-        raise InvalidRun("self-play needs at least one AI")
-    if run.swap_rule and run.config.players != 2:
-        raise InvalidRun(f"sides are swapped with two players only, not in {run.config.key}")
-    if not 0 <= run.root < 2**63:
-        raise InvalidRun(f"the seed is a number from 0 to {2**63 - 1}, not {run.root}")
 
 
 class WorkerLost(Exception):
@@ -128,7 +129,6 @@ class Player:
     """Plays games of one run in this process; policies and buffers are made once."""
 
     def __init__(self, run: SelfPlay) -> None:
-        check(run)
         self.run = run
         self._tables = topology(run.config.board)
         self._rows, self._cells = buffers(run.config.board)
@@ -212,14 +212,11 @@ def record(
     refused. Raises RecordingRefused and RecordingError as `GameRecorder` does, InvalidRun for a run that cannot be played, and
     WorkerLost. However it ends, by KeyboardInterrupt too, what was written are whole games.
     """
-    check(run)
     if not 1 <= games <= MAX_GAMES:
         raise InvalidRun(f"the number of games is 1 to {MAX_GAMES:,}, not {games}")
     if not 1 <= workers <= MAX_WORKERS:
         raise InvalidRun(f"the number of workers is 1 to {MAX_WORKERS}, not {workers}")
-    if path.exists() and not path.is_file():
-        raise RecordingRefused(path, "is no regular file: write to another path")
-    if path.exists() and not resume:
+    if path.is_file() and not resume:
         raise RecordingRefused(path, "exists already: add --resume to continue it, or write to another file")
     began = time.monotonic()
     with GameRecorder(path, run.config, run.about) as recorder:
@@ -255,18 +252,18 @@ def _played(run: SelfPlay, indices: Sequence[int], workers: int) -> Iterator[Ite
         yield (game_rows(player.game(index)) for index in indices)
         return
     context = multiprocessing.get_context("spawn")
-    stop, held = context.Pipe(duplex=False)
+    stop, parent_end = context.Pipe(duplex=False)
     pool = ProcessPoolExecutor(min(workers, len(indices)), context, _start_worker, (stop,))
     try:
         yield _in_order(pool, run, indices, _AHEAD * workers)
     except BrokenProcessPool as error:
         raise WorkerLost("a worker process ended unexpectedly (out of memory?): run this again with --resume") from error
     except BaseException:
-        held.close()  # games that are being played are given up
+        parent_end.close()  # workers abandon the games in progress
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-        held.close()
+        parent_end.close()
         stop.close()
 
 

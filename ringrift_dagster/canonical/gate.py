@@ -45,6 +45,7 @@ from ringrift_dagster.games.position import (
     VARIANTS,
     Position,
     UnreadableState,
+    canonical_start,
     empty_position,
     read_position,
 )
@@ -281,9 +282,8 @@ def _starting_position(record: GameRecord, config: Config) -> Position:
         override = options.get(name) if isinstance(options, dict) else None
         if override is not None and override != canonical:
             raise _Rejected("wrong_config", f"rulesOptions.{name} is {str(override)[:20]}, canonical is {canonical}")
-    start = empty_position(config, swap_rule=bool(position.swap_rule))
-    position.lps_mask[:] = 0  # recorded games begin with a leftover here; with no round under way it decides nothing
-    if position.tobytes() != start.tobytes():
+    start = canonical_start(config, position)
+    if start is None:
         raise _Rejected("wrong_config", "the game does not begin at the canonical starting position")
     return start
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ringrift_dagster.ai.engine_modes import EngineMode, engine_mode
-from ringrift_dagster.ai.ladders import Rung, contradictions, difficulties_of, problems, rungs_of, spans, unacknowledged
+from ringrift_dagster.ai.ladders import Rung, contradictions, difficulties_of, difficulties_text, problems, rungs_of, unacknowledged
 from ringrift_dagster.ai.registry import AI_TYPES, ALIASES, FLAGS, AIType, Alias, UnknownAI, resolve
 from ringrift_dagster.cli.output import Exit, Unreadable, as_json, print_json, print_table
 
@@ -35,7 +35,7 @@ def listing(json_output: bool) -> int:
                 entry.status,
                 flags(entry),
                 ", ".join(entry.boards),
-                _difficulties(entry.name),
+                difficulties_text(entry.name),
                 "yes" if entry.playable else "",
             ]
             for entry in AI_TYPES.values()
@@ -121,7 +121,7 @@ def _show_type(entry: AIType, json_output: bool) -> None:
         "description": entry.description,
         "capabilities": flags(entry),
         "plays": entry.domain,
-        "difficulties": _difficulties(entry.name),
+        "difficulties": difficulties_text(entry.name),
         "aliases": ", ".join(described(entry)["aliases"]),
         "deprecation": entry.deprecation,
         "our own policy": entry.own_policy or "none",
@@ -145,10 +145,6 @@ def _rung(rung: Rung) -> list[object]:
         rung.model,
         rung.switch,
     ]
-
-
-def _difficulties(name: str) -> str:
-    return "; ".join(f"{ladder} {spans(values)}" for ladder, values in difficulties_of(name).items())
 
 
 def _lookup(name: str) -> AIType | Alias | EngineMode:

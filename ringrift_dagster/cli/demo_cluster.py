@@ -59,7 +59,7 @@ class DemoCluster:
 
 @contextmanager
 def demo_cluster(home: Home) -> Iterator[DemoCluster]:
-    """Start everything, and name it in the environment. Nothing has games but the host that played them before (`games_of`)."""
+    """Start the demo's cluster and name it in the environment. Only the host with data has games, played before (`games_of`)."""
     root = _root(home)
     cluster = DemoCluster(root, root / "distributed_hosts.yaml")
     cluster.logs.mkdir(parents=True, exist_ok=True)

@@ -34,16 +34,17 @@ def play_games(into: Path, report: Callable[[str, str], None]) -> None:
         config = parse_config(key)
         path = into / f"selfplay_{key}_engine{ENGINE_VERSION}.db"
         written = record(SelfPlay(config, SEED, (parse_spec(AI, config),)), _games(path, config), path, resume=True)
-        games = written.games - written.resumed
-        took = f"{written.moves:,} moves in {written.seconds:.1f} s" if games else "since an earlier demo"
-        report(key, f"{games or written.games} {'game' if (games or written.games) == 1 else 'games'}, {took}")
+        played = written.games - written.resumed
+        games = played or written.games
+        detail = f"{written.moves:,} moves in {written.seconds:.1f} s" if played else "since an earlier demo"
+        report(key, f"{games} {'game' if games == 1 else 'games'}, {detail}")
 
 
 def _games(path: Path, config: Config) -> int:
     """How many games a database is to have: what it has if that is fresh, otherwise as many more as are played at first."""
     if not path.exists():
         return GAMES
-    held = describe(path)
-    games, newest = held.configs.get(config.key, 0), recorded_time(held.newest_game)
+    summary = describe(path)
+    games, newest = summary.configs.get(config.key, 0), recorded_time(summary.newest_game)
     fresh = newest is not None and datetime.now(UTC) - newest < OLD
     return max(games, GAMES) if fresh else games + GAMES

@@ -33,7 +33,7 @@ COMMANDS = {
     "hosts": "The hosts file as the data plane understands it.",
     "events": "What hosts tell, what the coordinator tells them, and what nobody understood.",
     "node": "The agent that runs on every host.",
-    "demo": "Run the whole pipeline on sample games, in the Dagster UI.",
+    "demo": "Run the whole data plane on games that a small cluster plays, in the Dagster UI.",
 }
 """Each is the click command of its name in the module of its name beside this one."""
 

@@ -27,7 +27,7 @@ from ringrift_dagster.canonical.gate import RULES_VERSION, Gate, JudgedGame, Obs
 from ringrift_dagster.canonical.verdicts import VerdictStore
 from ringrift_dagster.datasets.npz_writer import publish
 from ringrift_dagster.games.config import Config, parse_config
-from ringrift_dagster.games.database import DatabaseUnreadable, GameDatabase, file_sha256
+from ringrift_dagster.games.database import DatabaseUnreadable, GameDatabase, file_sha256, recorded_metadata
 from ringrift_dagster.games.digest import game_digest
 from ringrift_dagster.games.geometry import coordinates
 from ringrift_dagster.games.moves import PackedMoves, pack
@@ -113,11 +113,7 @@ class CanonicalGame:
     @cached_property
     def metadata(self) -> Mapping[str, Any]:
         """The recorded metadata; empty when it is no JSON object."""
-        try:
-            parsed = orjson.loads(self.row.get("metadata_json") or "{}")
-        except (ValueError, TypeError):
-            return {}
-        return parsed if isinstance(parsed, dict) else {}
+        return recorded_metadata(self.row) or {}
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,15 @@ class PlayerRow:
     ai_type: str | None
 
 
+def recorded_metadata(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The metadata of a row of `games`, empty where there are none; None when they are no JSON object."""
+    try:
+        parsed = orjson.loads(row.get("metadata_json") or "{}")
+    except (ValueError, TypeError):
+        return None
+    return parsed if isinstance(parsed, dict) else None
+
+
 @dataclass(frozen=True)
 class GameRecord:
     """One game as recorded. `damage` is set when its rows could not be read; then the rest may be missing."""

@@ -123,6 +123,17 @@ def empty_position(config: Config, *, swap_rule: bool = False, variant: str = RU
     return position
 
 
+def canonical_start(config: Config, recorded: Position) -> Position | None:
+    """The canonical starting position with the swap rule of `recorded`; None unless `recorded` is equal to it.
+
+    `lps_mask`, which is cleared in `recorded`, does not count: recorded games begin with a leftover there, and with no round under
+    way it decides nothing.
+    """
+    start = empty_position(config, swap_rule=bool(recorded.swap_rule))
+    recorded.lps_mask[:] = 0
+    return start if recorded.tobytes() == start.tobytes() else None
+
+
 def read_position(state: Mapping[str, Any]) -> tuple[Config, Position]:
     """A position from RingRift's state JSON.
 
@@ -158,7 +169,7 @@ def read_position(state: Mapping[str, Any]) -> tuple[Config, Position]:
         position.victory_threshold = state["victoryThreshold"]
         minimum = state.get("territoryVictoryMinimum")
         position.territory_minimum = state["territoryVictoryThreshold"] if minimum is None else minimum
-        position.lps_required = state.get("lpsRoundsRequired", 3)
+        position.lps_required = state.get("lpsRoundsRequired", LPS_ROUNDS_REQUIRED)
         position.lps_first = _seat_or_none(state.get("lpsCurrentRoundFirstPlayer"), config)
         position.lps_rounds = state.get("lpsConsecutiveExclusiveRounds") or 0
         position.lps_player = _seat_or_none(state.get("lpsConsecutiveExclusivePlayer"), config)

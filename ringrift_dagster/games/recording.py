@@ -291,6 +291,8 @@ class GameRecorder:
         self.path = path
         self.config = config
         self._about = {f"{_METADATA_PREFIX}{name}": value for name, value in {**about, "config": config.key}.items()}
+        if path.exists() and not path.is_file():
+            raise RecordingRefused(path, "is no regular file: write to another path")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = (path.parent / f".{path.name}.lock").open("a")  # whatever it is, nothing in it is lost

@@ -418,8 +418,8 @@ def _configs_of(plane: Plane, type: ItemType) -> Iterable[str]:
 
 def _need_games(doing: _Doing, config: str, reason: str, host: str | None = None) -> None:
     """Tell every host that plays."""
-    players = [host.name for host in doing.plane.cluster.selfplay_hosts]
-    doing.tell(EventType.SELFPLAY_NEEDED, told.SelfplayNeeded(config=config, reason=reason, host=host), *players)
+    names = [host.name for host in doing.plane.cluster.selfplay_hosts]
+    doing.tell(EventType.SELFPLAY_NEEDED, told.SelfplayNeeded(config=config, reason=reason, host=host), *names)
 
 
 def _excused(verdict: Staleness) -> str:

@@ -126,8 +126,8 @@ def evaluate(topology, position, weights, features, scores):
 
 
 @compiled
-def _reward(position, rows, count):
-    """The move of line or territory processing to play, as an index: the most spaces, or else the smallest cap as payment."""
+def _best_processing_move(position, rows, count):
+    """The index of the move of line or territory processing to play: the most spaces, or else the smallest cap as payment."""
     chosen = 0
     best = -WON
     for i in range(count):
@@ -148,11 +148,11 @@ def _reward(position, rows, count):
 
 @compiled
 def settle(topology, position, rows, cells):
-    """Play line and territory processing to their end, by `_reward`.
+    """Play line and territory processing to their end, by `_best_processing_move`.
 
     The score of a move thereby includes the lines and regions that it makes, and a victory by them. `rows` and `cells` are
     scratch buffers for lists of moves.
     """
     while position.status == ACTIVE and (position.phase == Phase.LINE_PROCESSING or position.phase == Phase.TERRITORY_PROCESSING):
         count = list_moves(topology, position, rows, cells)
-        play(topology, position, rows[_reward(position, rows, count)], cells)
+        play(topology, position, rows[_best_processing_move(position, rows, count)], cells)

@@ -201,7 +201,6 @@ def search(topology, position, rows, cells, count, budget, weights, tree, room, 
     _expand(topology, position, rows, cells, count, weights, tree, room, 0)
     total = 0.0
     for slot in range(tree.widths[0]):
-        tree.path[0, 0] = 0
         noise = fraction(state)
         tree.totals[0, slot] = noise
         total += noise

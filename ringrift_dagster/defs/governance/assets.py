@@ -11,9 +11,8 @@ from ringrift_dagster.ai.ladders import (
     RUNGS,
     Contradiction,
     contradictions,
-    difficulties_of,
+    difficulties_text,
     problems,
-    spans,
     unacknowledged,
 )
 from ringrift_dagster.ai.registry import AI_TYPES, ALIASES, FLAGS, AIType
@@ -47,7 +46,7 @@ NAME = "ai_registry"
 def ai_registry() -> dg.MaterializeResult:
     """Every AI type of RingRift: status, capabilities, difficulties on four ladders, and the names that stand for one.
 
-    Selection, self-play, recording and findings on games read this table and nothing else. It is part of this package, so
+    Self-play, AI replay and findings on games read this table. It is part of this package, so
     materialising it publishes what the installed version says.
     """
     faults = [*problems(), *unacknowledged()]
@@ -81,9 +80,16 @@ def ai_registry() -> dg.MaterializeResult:
 
 
 def _row(ai: AIType) -> list[object]:
-    difficulties = "; ".join(f"{ladder} {spans(values)}" for ladder, values in difficulties_of(ai.name).items())
     marks = ("✓" if getattr(ai, flag) else "" for flag in FLAGS)
-    return [ai.name, ai.version or "none", ai.status, "✓" if ai.playable else "", *marks, ", ".join(ai.boards), difficulties]
+    return [
+        ai.name,
+        ai.version or "none",
+        ai.status,
+        "✓" if ai.playable else "",
+        *marks,
+        ", ".join(ai.boards),
+        difficulties_text(ai.name),
+    ]
 
 
 def _count(status: str) -> int:

@@ -104,7 +104,7 @@ def selfplay_games(
     try:
         run = SelfPlay(parsed, config.seed, parse_specs(config.ais, parsed), config.swap_rule)
         workers = config.workers or default_workers()
-        written = record(run, games, path, workers=workers, resume=True, progress=_logged(context, path))
+        written = record(run, games, path, workers=workers, resume=True, progress=_log_progress(context, path))
         reproduced = list(reproduce(run, written, sorted({0, games - 1})))
         with VerdictStore(home.home.verdicts) as store:
             audited = audit(path, store)
@@ -114,9 +114,10 @@ def selfplay_games(
         raise dg.Failure(str(error), allow_retries=False) from error
     except (RecordingError, WorkerLost, DatabaseUnreadable) as error:
         raise dg.Failure(str(error)) from error
+    root = digest_root(audited.digests.values())
     return dg.MaterializeResult(
-        data_version=dg.DataVersion(digest_root(audited.digests.values())),
-        metadata=_metadata(run, written, audited),
+        data_version=dg.DataVersion(root),
+        metadata=_metadata(run, written, audited, root),
         check_results=[_complete(audited, run, games), _same_digests(reproduced)],
     )
 
@@ -135,7 +136,7 @@ def _refuse_beside_selfplay_hosts(plane: PlaneResource) -> None:
         )
 
 
-def _logged(context: dg.AssetExecutionContext, path: Path) -> Callable[[int, int], None]:
+def _log_progress(context: dg.AssetExecutionContext, path: Path) -> Callable[[int, int], None]:
     """Progress for the run's log: at the beginning, every few seconds, and at the end."""
     last = float("-inf")
 
@@ -148,7 +149,7 @@ def _logged(context: dg.AssetExecutionContext, path: Path) -> Callable[[int, int
     return progress
 
 
-def _metadata(run: SelfPlay, written: Written, audited: Audit) -> dict[str, dg.MetadataValue | int | float]:
+def _metadata(run: SelfPlay, written: Written, audited: Audit, root: str) -> dict[str, dg.MetadataValue | int | float]:
     played = written.games - written.resumed
     games = len(audited.digests)
     return {
@@ -161,7 +162,7 @@ def _metadata(run: SelfPlay, written: Written, audited: Audit) -> dict[str, dg.M
         "seed": run.root,
         "swap rule": run.swap_rule,
         "results": _results(run.config, audited),
-        "digest root": dg.MetadataValue.text(digest_root(audited.digests.values())),
+        "digest root": dg.MetadataValue.text(root),
         "database": dg.MetadataValue.path(written.path),
         **location(written.path),
     }

@@ -1,4 +1,4 @@
-"""Primitive changes of a position: stacks, markers, collapsed spaces, eliminated rings.
+"""Primitive changes of a position (stacks, markers, collapsed spaces, eliminated rings) and copies of it.
 
 No judgement of legality belongs here.
 """
