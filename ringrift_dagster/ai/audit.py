@@ -6,7 +6,7 @@ Games are played and written in `selfplay`; what makes a game canonical is defin
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,9 @@ class Audit:
     results: Counter[tuple[str, int]] = field(default_factory=Counter)
     moves: int = 0
 
-    def missing(self, run: SelfPlay, games: int) -> list[int]:
-        """Indices of the games 0 to `games` - 1 of a run that are absent or not canonical."""
-        return [index for index in range(games) if run.game_id(index) not in self.digests]
+    def missing(self, run: SelfPlay, recorded: Sequence[str]) -> list[int]:
+        """Indices of the games of a run that are absent, not canonical, or not those of the `recorded` digests, one a game."""
+        return [index for index, digest in enumerate(recorded) if self.digests.get(run.game_id(index)) != digest]
 
 
 def audit(path: Path, store: VerdictStore | None = None) -> Audit:
@@ -45,6 +45,7 @@ def audit(path: Path, store: VerdictStore | None = None) -> Audit:
     with GameDatabase(path) as database:
         for judged in judged_games(database, Gate(store)):
             record, verdict = judged.record, judged.verdict
+            # AIs without chance may play one game twice; whether it is the game that was recorded is asked by `missing`.
             if verdict.digest is None or verdict.reason not in (None, "duplicate_game"):
                 audited.rejected.append(verdict.rejection())
                 continue

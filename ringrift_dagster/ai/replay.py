@@ -91,8 +91,12 @@ def _replay_one(record: GameRecord, policies: dict[tuple[Config, PolicySpec], Po
             chosen = policy(position, LegalMoves(legal.rows[:count], legal.cells), move_generator(path, player, number)).index
             decisions += 1
         choice = _as_single(config, legal.rows[chosen], legal.cells)
-        if not _same(choice, _as_single(config, row, moves.cells)):
-            detail = f"recorded is {_name(config, row)}, chosen is {_name(config, choice.rows[0])}"
+        recorded = _as_single(config, row, moves.cells)
+        if not _same(choice, recorded):
+            names = _name(config, row), _name(config, choice.rows[0])
+            detail = f"recorded is {names[0]}, chosen is {names[1]}"
+            if names[0] == names[1]:
+                detail += f" with another {_differing(recorded, choice)}"
             return AiReplay(record.game_id, DIFFERENT, decisions, number, detail)
         play(tables, position, legal.rows[chosen].copy(), legal.cells)
         if row[m.TYPE] == MoveType.SWAP_SIDES:
@@ -126,6 +130,12 @@ def _name(config: Config, row: NDArray[np.int64]) -> str:
     except ValueError:
         return "no move that the rules know"
     return name if row[m.COUNT] == m.NOT_GIVEN else f"{name} ({row[m.COUNT]} rings)"
+
+
+def _differing(recorded: PackedMoves, chosen: PackedMoves) -> str:
+    """Which columns of two moves differ, as text."""
+    columns = [name for name, one, other in zip(m.COLUMNS, recorded.rows[0], chosen.rows[0], strict=True) if one != other]
+    return ", ".join(columns) or "list of cells"
 
 
 def _same(first: PackedMoves, second: PackedMoves) -> bool:
@@ -172,6 +182,6 @@ def _seed_path(metadata: Mapping[str, Any], config: Config) -> tuple[str, ...]:
     if len(words) != 3 or words[1] != config.key or not all(words):
         raise _NotReplayable(f"{path[:60]!r} is no seed path of a {config.key} game")
     version = metadata.get(f"{ABOUT_PREFIX}engine_version")
-    if version != ENGINE_VERSION:
+    if str(version) != ENGINE_VERSION:
         raise _NotReplayable(f"played by version {str(version)[:20]} of the engine, this is version {ENGINE_VERSION}")
     return words

@@ -410,7 +410,7 @@ def _open(path: Path) -> sqlite3.Connection:
             raise DatabaseUnreadable(path, "no such file" if not path.exists() else "not a file")
         if path.stat().st_size == 0:
             raise DatabaseUnreadable(path, "the file is empty")
-        name = quote(str(path.absolute()))
+        name = quote(os.fsencode(path.absolute()))
         log = path.with_name(path.name + "-wal")
         # A directory that may not be written to has no room for the shared-memory file; without a log none is needed.
         still = not os.access(path.parent, os.W_OK) and not (log.exists() and log.stat().st_size)

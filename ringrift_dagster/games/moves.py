@@ -187,7 +187,7 @@ def pack(records: Sequence[Mapping[str, Any]], at: Coordinates) -> PackedMoves:
             if (given := get("captureTarget")) is not None:
                 target = cell_of.get((given["x"], given["y"]), OFF_BOARD)
             if (given := get("placementCount")) is not None:
-                count = _integer(given)
+                count = _natural(given)
             rows.append(
                 (
                     kind,
@@ -228,7 +228,7 @@ def _details(record: Mapping[str, Any], kind: int, cells: list[int], at: Coordin
         if regions := get("disconnectedRegions"):
             region = regions[0]
             cells.extend(_cell(space, cell_of) for space in region["spaces"])
-            region_player = _integer(region.get("controllingPlayer", record["player"]))
+            region_player = _natural(region.get("controllingPlayer", record["player"]))
         second = len(cells)
     elif kind in (MoveType.PROCESS_LINE, MoveType.CHOOSE_LINE_OPTION):
         if lines := get("formedLines"):
@@ -240,7 +240,7 @@ def _details(record: Mapping[str, Any], kind: int, cells: list[int], at: Coordin
         second = len(cells)
         cells.extend(at.cell_of_key.get(key, OFF_BOARD) for key in get("extractionStacks") or ())
         if (given := get("recoveryOption", get("option"))) is not None:  # RingRift's TypeScript engine writes `option`
-            option = _integer(given)
+            option = _natural(given)
         mode = _MODES[get("recoveryMode") or "line"]
     else:
         second = len(cells)
@@ -251,6 +251,14 @@ def _details(record: Mapping[str, Any], kind: int, cells: list[int], at: Coordin
 
 def _cell(position: Mapping[str, Any], cell_of: dict[tuple[int, int], int]) -> int:
     return cell_of.get((position["x"], position["y"]), OFF_BOARD)
+
+
+def _natural(value: object) -> int:
+    """An integer that is not negative: -1 would be taken for NOT_GIVEN."""
+    number = _integer(value)
+    if number < 0:
+        raise ValueError(f"a negative number: {number}")
+    return number
 
 
 def _integer(value: object) -> int:

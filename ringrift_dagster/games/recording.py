@@ -295,7 +295,8 @@ class GameRecorder:
             raise RecordingRefused(path, "is no regular file: write to another path")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = (path.parent / f".{path.name}.lock").open("a")  # whatever it is, nothing in it is lost
+            actual = path.resolve()  # two links to one file are one database
+            self._lock = (actual.parent / f".{actual.name}.lock").open("a")  # whatever it is, nothing in it is lost
         except OSError as error:
             raise RecordingError(path, f"cannot be written: {error.strerror}") from error
         try:
@@ -318,13 +319,20 @@ class GameRecorder:
             self._connection.close()
         self._lock.close()
 
-    def digests(self) -> dict[str, str | None]:
-        """Ids of the games that the database has, and their digests."""
+    def digests(self) -> dict[str, str]:
+        """Ids of the games that the database has, and their digests. Raises RecordingRefused for a game that is no longer whole."""
+        statement = (
+            "SELECT game_id, metadata_json, game_status = 'completed' AND total_moves = "
+            "(SELECT COUNT(*) FROM game_moves WHERE game_moves.game_id = games.game_id) FROM games"
+        )
+        digests: dict[str, str] = {}
         with self._translated():
-            return {
-                game_id: _digest_in(metadata)
-                for game_id, metadata in self._connection.execute("SELECT game_id, metadata_json FROM games")
-            }
+            for game_id, metadata, whole in self._connection.execute(statement):
+                digest = _digest_in(metadata)
+                if not whole or digest is None:
+                    raise RecordingRefused(self.path, f"game {str(game_id)[:60]} in it is damaged: write to another file")
+                digests[game_id] = digest
+        return digests
 
     def write(self, game: PlayedGame | GameRows) -> bool:
         """Commit one game in one transaction; False if the database has it already.
@@ -434,7 +442,7 @@ class GameRecorder:
         if facts.get("schema_version") != str(SCHEMA_VERSION):
             version = str(facts.get("schema_version"))[:20]
             raise RecordingRefused(self.path, f"has schema version {version}, not {SCHEMA_VERSION}: write to another file")
-        ours = {name: value for name, value in facts.items() if name.startswith(_METADATA_PREFIX)}
+        ours = {name: value for name, value in facts.items() if str(name).startswith(_METADATA_PREFIX)}
         if not ours:
             raise RecordingRefused(self.path, "was not made by ringrift_dagster: write to another file")
         for name in sorted(ours.keys() | self._about.keys()):
@@ -489,6 +497,7 @@ def _statements(script: str) -> Iterator[str]:
 
 def _digest_in(metadata: str | None) -> str | None:
     try:
-        return orjson.loads(metadata or "")["game_digest"]
+        digest = orjson.loads(metadata or "")["game_digest"]
     except (ValueError, KeyError, TypeError):
         return None
+    return digest if isinstance(digest, str) else None

@@ -220,7 +220,7 @@ def _holds_all_games(newer: Registered, damaged: Registered, config: str, home: 
 
 
 def _game_ids(path: Path) -> set[str]:
-    name = quote(str(path.absolute()))
+    name = quote(os.fsencode(path.absolute()))
     with closing(sqlite3.connect(f"file:{name}?mode=ro&immutable=1", uri=True)) as connection:
         return {game for (game,) in connection.execute("SELECT game_id FROM games")}
 

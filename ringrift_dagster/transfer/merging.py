@@ -8,6 +8,7 @@ a script, without the package: only the standard library belongs here.
 from __future__ import annotations
 
 import json
+import os
 import re
 import sqlite3
 import subprocess
@@ -277,7 +278,7 @@ class _Merge:
 
 
 def _uri(path: Path, options: str) -> str:
-    return f"file:{quote(str(path.absolute()))}?{options}"
+    return f"file:{quote(os.fsencode(path.absolute()))}?{options}"
 
 
 def _quoted(name: str) -> str:

@@ -36,8 +36,8 @@ def test_every_game_is_counted_with_its_end_and_its_winner(written: Written) -> 
     with closing(sqlite3.connect(written.path)) as connection:
         ends = connection.execute("SELECT termination_reason, COALESCE(winner, 0) FROM games").fetchall()
     assert sorted(found.results.elements()) == sorted((reason.rpartition(":")[2], winner) for reason, winner in ends)
-    assert (found.missing(RUN, 3), found.missing(RUN, 5)) == ([], [3, 4])
-    assert found.missing(replace(RUN, root=12), 2) == [0, 1]
+    assert (found.missing(RUN, written.digests), found.missing(RUN, (*written.digests, "3", "4"))) == ([], [3, 4])
+    assert found.missing(replace(RUN, root=12), written.digests[:2]) == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,23 @@ def test_a_game_that_the_gate_rejects_is_missing(written: Written, statement: st
     change(written.path, statement.format(RUN.game_id(1)))
     found = audit(written.path)
     assert [(entry["game_id"], entry["reason"]) for entry in found.rejected] == [(RUN.game_id(1), reason)]
-    assert found.missing(RUN, 3) == [1]
+    assert found.missing(RUN, written.digests) == [1]
+
+
+def test_a_game_in_the_place_of_another_is_missing(written: Written) -> None:
+    first, second = RUN.game_id(0), RUN.game_id(1)
+    with closing(sqlite3.connect(written.path)) as connection, connection:
+        for table in ("game_moves", "game_initial_state", "game_history_entries", "game_state_snapshots"):
+            columns = [name for _, name, *_ in connection.execute(f"PRAGMA table_info({table})") if name not in ("game_id", "id")]
+            names = ", ".join(columns)
+            connection.execute(f"DELETE FROM {table} WHERE game_id = ?", (second,))
+            statement = f"INSERT INTO {table} (game_id, {names}) SELECT ?, {names} FROM {table} WHERE game_id = ?"
+            connection.execute(statement, (second, first))
+        values = connection.execute("SELECT winner, total_moves FROM games WHERE game_id = ?", (first,)).fetchone()
+        connection.execute("UPDATE games SET winner = ?, total_moves = ? WHERE game_id = ?", (*values, second))
+    audited = audit(written.path)
+    assert audited.rejected == []
+    assert audited.missing(RUN, written.digests) == [1]
 
 
 def test_verdicts_of_a_store_are_the_same(written: Written, tmp_path: Path) -> None:

@@ -117,6 +117,9 @@ def test_a_changed_move_is_named(game: GameRecord) -> None:
     was = game.moves[number].record
     where = f"place_ring_{was['to']['x']},{was['to']['y']}"
     assert answer.detail == f"recorded is {where} (7 rings), chosen is {where} ({was['placementCount']} rings)"
+    moves[number] = replace(moves[number], record={**was, "player": 3 - was["player"]})
+    same = f"{where} ({was['placementCount']} rings)"
+    assert replayed(replace(game, moves=moves)).detail == f"recorded is {same}, chosen is {same} with another player"
     moves[number] = replace(moves[number], record={**was, "type": "castle"})
     assert replayed(replace(game, moves=moves)).detail == (
         f"recorded is no move that the rules know, chosen is {where} ({was['placementCount']} rings)"

@@ -193,6 +193,16 @@ def test_a_damaged_database_of_ours_is_one_line_and_status_2(ringrift_data: Call
     assert_one_line(err)
 
 
+@pytest.mark.parametrize("command", [["verify"], ["verify", "--replay-ai"], ["inspect", "db"]])
+def test_databases_whose_names_are_no_unicode_are_read(
+    ringrift_data: Call, sample: Sample, tmp_path: Path, command: list[str]
+) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/odd\xff.db"))
+    path.write_bytes(sample("db/canonical_square8_4p").read_bytes())
+    status, out, _ = ringrift_data(*command, path, "--json")
+    assert (status, "canonical" in out or "finished" in out) == (0, True)
+
+
 def test_names_that_are_no_unicode_are_json_too(ringrift_data: Call, tmp_path: Path) -> None:
     status, out, _ = ringrift_data("inspect", "npz", Path(os.fsdecode(os.fsencode(tmp_path) + b"/odd\xff.npz")), "--json")
     assert (status, "odd" in json.dumps(json.loads(out))) == (2, True)

@@ -176,7 +176,7 @@ def test_a_game_that_the_gate_rejects_fails_the_check(play: Play, home: Home) ->
     complete = checks(play(games=2))["complete"]
 
     assert not complete.passed
-    assert complete.description == "1 of 2 games are missing, 1 were rejected by the gate"
+    assert complete.description == "1 of 2 games are missing or changed, 1 were rejected by the gate"
     assert "result_mismatch" in str(complete.metadata["rejected"].value)
 
 

@@ -412,6 +412,44 @@ def test_a_database_that_was_removed_takes_no_more_games(square8_games: list[Pla
                 recorder.write(square8_games[1])
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE games SET metadata_json = NULL",
+        "UPDATE games SET metadata_json = json_set(metadata_json, '$.game_digest', 5)",
+        "UPDATE games SET game_status = 'in_progress'",
+        "DELETE FROM game_moves WHERE move_number > 3",
+    ],
+)
+def test_a_game_that_is_no_longer_whole_is_not_taken_for_written(
+    damage: str, square8_games: list[PlayedGame], tmp_path: Path
+) -> None:
+    path = tmp_path / "games.db"
+    with GameRecorder(path, SQUARE8, ABOUT) as recorder:
+        recorder.write(square8_games[0])
+        recorder._connection.execute(damage)
+        with pytest.raises(RecordingRefused, match=r"game \S+ in it is damaged: write to another file$"):
+            recorder.digests()
+
+
+def test_a_key_that_is_no_text_is_none_of_ours(square8_games: list[PlayedGame], tmp_path: Path) -> None:
+    path = tmp_path / "games.db"
+    with GameRecorder(path, SQUARE8, ABOUT) as recorder:
+        recorder._connection.execute("INSERT INTO schema_metadata VALUES (x'00', '1')")
+    with GameRecorder(path, SQUARE8, ABOUT) as recorder:
+        assert recorder.write(square8_games[0])
+
+
+def test_two_links_to_one_database_have_one_writer(tmp_path: Path) -> None:
+    path, link = tmp_path / "games.db", tmp_path / "link.db"
+    link.symlink_to(path)
+    with (
+        GameRecorder(path, SQUARE8, ABOUT),
+        pytest.raises(RecordingRefused, match="another process is writing games to it"),
+    ):
+        GameRecorder(link, SQUARE8, ABOUT)
+
+
 def test_of_two_writers_the_second_is_refused(square8_games: list[PlayedGame], tmp_path: Path) -> None:
     path = tmp_path / "games.db"
     first = _child("print('open', flush=True); sys.stdin.read(); recorder.write(rows[0])", path, square8_games)

@@ -168,6 +168,9 @@ def test_resigning_ends_a_two_player_game_for_the_other() -> None:
         {"type": ["place_ring"], "player": 1},
         {"type": "recovery_slide", "player": 1, "recoveryMode": "other"},
         {"type": "process_line", "player": 1, "formedLines": [{"positions": 7}]},
+        {"type": "place_ring", "player": 1, "to": {"x": 1, "y": 1}, "placementCount": -1},
+        {"type": "recovery_slide", "player": 1, "recoveryOption": -1},
+        {"type": "choose_territory_option", "player": 1, "disconnectedRegions": [{"spaces": [], "controllingPlayer": -1}]},
     ],
 )
 def test_malformed_records_are_named_by_their_index(record: dict[str, object]) -> None:

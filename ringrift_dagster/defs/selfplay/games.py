@@ -4,7 +4,7 @@ No automation starts it: playing takes every core, and clusters have hosts for i
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import dagster as dg
@@ -118,7 +118,7 @@ def selfplay_games(
     return dg.MaterializeResult(
         data_version=dg.DataVersion(root),
         metadata=_metadata(run, written, audited, root),
-        check_results=[_complete(audited, run, games), _same_digests(reproduced)],
+        check_results=[_complete(audited, run, written.digests), _same_digests(reproduced)],
     )
 
 
@@ -180,12 +180,12 @@ def _results(config: Config, audited: Audit) -> dg.MarkdownMetadataValue:
     )
 
 
-def _complete(audited: Audit, run: SelfPlay, games: int) -> dg.AssetCheckResult:
-    missing, rejected = audited.missing(run, games), audited.rejected
+def _complete(audited: Audit, run: SelfPlay, recorded: Sequence[str]) -> dg.AssetCheckResult:
+    games, missing, rejected = len(recorded), audited.missing(run, recorded), audited.rejected
     return dg.AssetCheckResult(
         check_name="complete",
         passed=not missing and not rejected,
-        description=f"{len(missing)} of {games} games are missing, {len(rejected)} were rejected by the gate"
+        description=f"{len(missing)} of {games} games are missing or changed, {len(rejected)} were rejected by the gate"
         if missing or rejected
         else f"{games} games, all finished and canonical",
         metadata={
