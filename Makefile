@@ -10,7 +10,7 @@ PIP     = $(BIN)/python -m pip --disable-pip-version-check install --quiet --con
 INPUTS := pyproject.toml requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit bench clean
+.PHONY: help demo test lint types compiled unit bench clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -18,7 +18,9 @@ help:
 demo: .venv/.demo
 	$(BIN)/ringrift-data demo $(ARGS)
 
-test: lint types unit
+test: .venv/.dev
+	$(MAKE) --jobs=2 lint types compiled
+	$(MAKE) unit
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
@@ -26,6 +28,11 @@ lint: .venv/.dev
 
 types: .venv/.dev
 	$(BIN)/pyright
+
+compiled: .venv/.dev  # the machine code of rules, policies and encoders: once here, not by every process that tests
+	@directory=$$(mktemp -d) && trap 'rm -r "$$directory"' EXIT && export RINGRIFT_DATA_HOME="$$directory" && \
+	  $(BIN)/ringrift-data selfplay --config hex8_2p --games 1 --seed 1 --ai mcts:2,heuristic --out "$$directory/games.db" >/dev/null && \
+	  $(BIN)/ringrift-data export npz --config hex8_2p --db "$$directory/games.db" --out "$$directory/set.npz" >/dev/null
 
 unit: .venv/.dev
 	scripts/system-packages chromium=chromium postgresql=pg_ctlcluster openssh-server=/usr/sbin/sshd rsync=rsync aria2=aria2c
