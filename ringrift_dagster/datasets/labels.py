@@ -26,8 +26,6 @@ NO_POLICY = -1
 MAX_PLAYERS = 4
 _TERRITORY_SIZES = 8
 
-POLICY_SIZES = {"square8": 7000, "square19": 67000, "hex8": 4500, "hexagonal": 91876}
-
 # RingRift's order of directions, as (dx, dy), in its two policy layouts.
 _SQUARE_DIRECTIONS = ((-1, -1), (0, -1), (1, -1), (-1, 0), (1, 0), (-1, 1), (0, 1), (1, 1))
 _HEX_DIRECTIONS = ((1, 0), (0, 1), (-1, 1), (-1, 0), (0, -1), (1, -1))

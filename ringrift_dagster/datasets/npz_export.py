@@ -29,10 +29,10 @@ from numpy.typing import NDArray
 
 from ringrift_dagster.canonical.gate import RULES_VERSION, Gate, judged_games
 from ringrift_dagster.datasets.canonical_games import CanonicalGame, stored_games, summarise
+from ringrift_dagster.datasets.encoders import BOARD_FACTS
 from ringrift_dagster.datasets.features import GLOBAL_FEATURES, HISTORY_LENGTH, GameEncoder, encoding
 from ringrift_dagster.datasets.labels import (
     NO_POLICY,
-    POLICY_SIZES,
     ValueTargets,
     elo,
     engine_mode,
@@ -407,7 +407,7 @@ def _write(
         npz.scalar("encoder_type", spec.encoder_type)
         npz.scalar("encoder_version", "v3")  # RingRift writes v3 on square boards too
         npz.scalar("in_channels", spec.in_channels)
-        npz.scalar("policy_size", POLICY_SIZES[config.board])
+        npz.scalar("policy_size", BOARD_FACTS[config.board].policy_size)
         npz.scalar("max_policy_index", taken.largest_policy)
         npz.scalar("policies_normalized", True)
         npz.scalar("export_version", EXPORT_VERSION)

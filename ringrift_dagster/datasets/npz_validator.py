@@ -19,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from ringrift_dagster.datasets.encoders import BOARD_FACTS, BoardFacts
 from ringrift_dagster.datasets.npz_reader import (
     ArrayHeader,
     NpzArchive,
@@ -58,24 +59,6 @@ ERROR_CODES: Final = (
 )
 
 
-@dataclass(frozen=True)
-class BoardFacts:
-    """What RingRift's encoders produce for one board."""
-
-    spatial_size: int
-    channels: int
-    policy_size: int
-    encoder: str
-    legacy_channels: int | None = None
-    """Planes of the hex v2 encoder: still loadable, if the file says that this is what it holds."""
-
-
-BOARD_FACTS: Final = {
-    "square8": BoardFacts(8, 56, 7000, "square"),
-    "square19": BoardFacts(19, 56, 67000, "square"),
-    "hex8": BoardFacts(9, 64, 4500, "hex", legacy_channels=40),
-    "hexagonal": BoardFacts(25, 64, 91876, "hex", legacy_channels=40),
-}
 HISTORY_LENGTH: Final = 3
 POLICY_ENCODING: Final = "board_aware"
 
