@@ -1,4 +1,4 @@
-"""`ringrift-data inspect db|npz`: what a file holds, and whether it is sound.
+"""`ringrift-data inspect db|npz|model`: what a file holds, and whether it is sound.
 
 Does not judge games (`verify` does).
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from ringrift_dagster.cli.output import Exit, Unreadable, as_json, print_json, print_table
+from ringrift_dagster.cli.output import BadNews, Exit, Unreadable, as_json, print_json, print_table
 from ringrift_dagster.datasets.npz_validator import inspect_npz
 from ringrift_dagster.games.database import DatabaseUnreadable, describe
 
@@ -19,7 +19,7 @@ FILE = click.argument("file", type=click.Path(path_type=Path))
 
 @click.group()
 def inspect() -> None:
-    """Look into a database or a training set."""
+    """Look into a database, a training set or a model file."""
 
 
 @inspect.command()
@@ -96,3 +96,30 @@ def npz(file: Path, manifest: bool, json_output: bool) -> int:
     if "unreadable" in report.codes:
         return Exit.USAGE
     return Exit.GOOD if report.valid else Exit.BAD_NEWS
+
+
+@inspect.command()
+@FILE
+@as_json
+def model(file: Path, json_output: bool) -> int:
+    """What a model file (torch, safetensors, ONNX) says about its model. Nothing in it is executed, and torch is not needed.
+
+    Exits with 1 if it is refused, with a reason code.
+    """
+    from ringrift_dagster.models.checkpoints.description import read_checkpoint
+    from ringrift_dagster.models.checkpoints.refusals import CheckpointRefused
+
+    try:
+        checkpoint = read_checkpoint(file)
+    except CheckpointRefused as refused:
+        if json_output:
+            print_json({"path": file, "accepted": False, "reason": refused.reason, "detail": refused.detail})
+        if refused.reason == "unreadable":
+            raise Unreadable(refused.detail) from refused
+        raise BadNews(f"{file}: {refused}") from refused
+    if json_output:
+        print_json({"path": file, "accepted": True, **checkpoint.to_dict()})
+        return Exit.GOOD
+    facts = {name.replace("_", " "): value for name, value in checkpoint.to_dict().items() if name != "metadata"}
+    print_table(str(file), ["property", "value"], ([name, value] for name, value in facts.items() if value is not None))
+    return Exit.GOOD

@@ -9,11 +9,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_DEFLATED
 
 import pytest
 
 from ringrift_dagster.cli.main import COMMANDS, run
 from ringrift_dagster.home import Home
+from tests.models.checkpoints.files import archive, good
 
 Sample = Callable[[str], Path]
 
@@ -152,6 +154,27 @@ def test_inspect_db_exits_by_what_it_finds(ringrift_data: Call, sample: Sample, 
     exited, out, err = ringrift_data("inspect", "db", sample(name), "--json")
     assert (exited, json.loads(out)["readable"]) == (status, status != 2)
     if status == 2:
+        assert_one_line(err)
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "reason"),
+    [(good("hex_v3_hex8_3p"), 0, None), (archive(method=ZIP_DEFLATED), 1, "hostile_archive"), (None, 2, "unreadable")],
+    ids=["good", "hostile", "nowhere"],
+)
+def test_inspect_model_exits_by_what_it_finds(
+    ringrift_data: Call, tmp_path: Path, content: bytes | None, status: int, reason: str | None
+) -> None:
+    path = tmp_path / "model.pth"
+    if content is not None:
+        path.write_bytes(content)
+    exited, out, err = ringrift_data("inspect", "model", path, "--json")
+    report = json.loads(out)
+    assert (exited, report["accepted"], report.get("reason")) == (status, status == 0, reason)
+    if status == 0:
+        assert (report["config"], report["architecture"], report["parameters"]) == ("hex8_3p", "HexNeuralNet_v3", 24570)
+        assert "HexNeuralNet_v3" in ringrift_data("inspect", "model", path)[1]
+    else:
         assert_one_line(err)
 
 

@@ -440,7 +440,7 @@ class _Machine:
     def _name(self, module: str, name: str) -> None:
         full = f"{module} {name}"
         if full not in _CONSTRUCTORS:
-            raise _refused("forbidden_global", repr(full[:_SHOWN]))
+            raise _refused("forbidden_global", f"{full[:_SHOWN]!r} is named: save a state dict, not an object")
         self._stack.append(_CONSTRUCTORS[full])
 
     def call(self) -> None:
