@@ -68,7 +68,7 @@ class Estimate:
     highest: float
 
 
-def scores(players: int) -> NDArray[np.float64]:
+def scores(players: int) -> NDArray[np.floating]:
     """The possible scores of a block as a share of its games, 0 to 1, in the order of the counts."""
     return np.linspace(0.0, 1.0, players**2 + 1)
 
@@ -107,8 +107,6 @@ def estimate(counts: Sequence[float], players: int, hypotheses: Hypotheses, leve
     The log-likelihood ratio is taken as a Brownian motion between the bounds. A strength's probability is that of a worse
     outcome than the observed one: a quicker rejection, a later acceptance, or a rejection instead of an acceptance.
     """
-    from scipy.optimize import brentq
-
     observed, blocks = _distribution(counts, players)
     values = scores(players)
     mean = float(observed @ values)
@@ -131,7 +129,7 @@ def estimate(counts: Sequence[float], players: int, hypotheses: Hypotheses, leve
         above = _first(lambda elo: worse(elo) < probability, centre, 1.0)
         if below is None or above is None:
             return -MOST_ELO if below is None else MOST_ELO
-        return float(brentq(lambda elo: worse(elo) - probability, below, above))
+        return _root(lambda elo: worse(elo) - probability, below, above)
 
     return Estimate(bound(0.5), bound((1 + level) / 2), bound((1 - level) / 2))
 
@@ -160,7 +158,7 @@ def _first(holds: Callable[[float], bool], centre: float, direction: float) -> f
         step *= 2
 
 
-def _distribution(counts: Sequence[float], players: int) -> tuple[NDArray[np.float64], float]:
+def _distribution(counts: Sequence[float], players: int) -> tuple[NDArray[np.floating], float]:
     """The observed distribution of block scores, none of them impossible, and the number of blocks."""
     values = np.asarray(counts, dtype=np.float64)
     if values.shape != (players**2 + 1,) or (values < 0).any():
@@ -169,7 +167,7 @@ def _distribution(counts: Sequence[float], players: int) -> tuple[NDArray[np.flo
     return filled / filled.sum(), float(values.sum() and filled.sum())
 
 
-def _most_likely(values: NDArray[np.float64], observed: NDArray[np.float64], level: float, t: float) -> NDArray[np.float64]:
+def _most_likely(values: NDArray[np.floating], observed: NDArray[np.floating], level: float, t: float) -> NDArray[np.floating]:
     """The distribution on `values` that makes what was observed most likely, of those whose mean is `t` deviations above `level`.
 
     Linearising the t-value about the last distribution makes the constraint that some weights have the expectation zero, for
@@ -188,16 +186,22 @@ def _most_likely(values: NDArray[np.float64], observed: NDArray[np.float64], lev
     return current
 
 
-def _multiplier(weights: NDArray[np.float64], observed: NDArray[np.float64]) -> float:
+def _multiplier(weights: NDArray[np.floating], observed: NDArray[np.floating]) -> float:
     """The x for which observed / (1 + x * weights) gives the weights the expectation zero."""
-    from scipy.optimize import brentq
-
     least, most = weights.min(), weights.max()
     if not least < 0 < most:
         raise ValueError("no distribution of the scores is as strong as a hypothesis: its Elo is out of range")
     margin = 1e-9
     low, high = -1 / most, -1 / least
-    return float(brentq(lambda x: observed @ (weights / (1 + x * weights)), low + margin, high - margin, xtol=1e-14))
+    return _root(lambda x: observed @ (weights / (1 + x * weights)), low + margin, high - margin)
+
+
+def _root(function: Callable[[float], float], low: float, high: float) -> float:
+    """Where a function is zero between two places at which it has different signs."""
+    from scipy.optimize import brentq
+
+    root, _ = brentq(function, low, high, xtol=1e-14, full_output=True)
+    return float(root)
 
 
 def _worse_outcome(drift: float, diffusion: float, time: float, position: float, lower: float, upper: float) -> float:
@@ -211,7 +215,7 @@ def _worse_outcome(drift: float, diffusion: float, time: float, position: float,
     width, deviation, gamma = upper - lower, sqrt(diffusion * time), drift / diffusion
     steps = np.arange(int(4 + 6 * deviation / width))
 
-    def ends(images: NDArray[np.float64], sign: float) -> float:
+    def ends(images: NDArray[np.floating], sign: float) -> float:
         """Weight of the paths from these images that end below (1) or above (-1) the position."""
         return float(np.exp(gamma * images + log_ndtr(sign * (position - images - drift * time) / deviation)).sum())
 

@@ -89,13 +89,13 @@ def test_safetensors(tmp_path: Path) -> None:
     assert read_back.training_data_sha256 == "ab" * 32
 
 
-def onnx_model(**changes: object) -> onnx.ModelProto:
+def onnx_model(**changes: str) -> onnx.ModelProto:
     """A network of one convolution."""
     array = numpy_helper.from_array(np.zeros((8, 56, 3, 3), np.float32), "conv1.weight")
     node = helper.make_node("Conv", ["x", "conv1.weight"], ["y"], domain=changes.get("domain", ""))
     kind = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 56, 8, 8])
     graph = helper.make_graph([node], "net", [kind], [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)], [array])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid(str(changes.get("imports", "")), 17)])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid(changes.get("imports", ""), 17)])
     helper.set_model_props(model, {"ringrift": json.dumps({"config": {"board_type": "square8", "num_players": 3}})})
     return model
 

@@ -100,7 +100,7 @@ def header(content: bytes, data: bytes = b"") -> bytes:
     return struct.pack("<Q", len(content)) + content + data
 
 
-def changed_onnx(change: Callable[[onnx.ModelProto], None], **changes: object) -> bytes:
+def changed_onnx(change: Callable[[onnx.ModelProto], None], **changes: str) -> bytes:
     model = onnx_model(**changes)
     change(model)
     return model.SerializeToString()
