@@ -14,11 +14,12 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from ringrift_dagster.ai.playing import move_generator
 from ringrift_dagster.ai.policies import POLICIES
 from ringrift_dagster.ai.policies.interface import LegalMoves, Policy
 from ringrift_dagster.ai.registry import InvalidSpec, PolicySpec, parse_spec
 from ringrift_dagster.ai.seeds import SEPARATOR
-from ringrift_dagster.ai.selfplay import ABOUT_PREFIX, ENGINE_VERSION, move_generator
+from ringrift_dagster.ai.selfplay import ABOUT_PREFIX, ENGINE_VERSION
 from ringrift_dagster.games import moves as m
 from ringrift_dagster.games.config import Config
 from ringrift_dagster.games.database import GameRecord, recorded_metadata

@@ -18,24 +18,17 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from ringrift_dagster.ai.playing import Arena
 from ringrift_dagster.ai.policies import POLICIES
-from ringrift_dagster.ai.policies.interface import LegalMoves, Policy
+from ringrift_dagster.ai.policies.interface import Policy
 from ringrift_dagster.ai.registry import PolicySpec
-from ringrift_dagster.ai.seeds import Generator, generator, path_of, seed
-from ringrift_dagster.games import moves as m
+from ringrift_dagster.ai.seeds import path_of, seed
 from ringrift_dagster.games.config import Config
-from ringrift_dagster.games.geometry import topology
-from ringrift_dagster.games.move_records import move_probabilities
-from ringrift_dagster.games.moves import MoveLog, MoveType
-from ringrift_dagster.games.position import empty_position
 from ringrift_dagster.games.recording import SOURCE, GameRecorder, GameRows, PlayedGame, RecordingRefused, Seat, game_rows
-from ringrift_dagster.games.rules.listing import buffers, list_moves
-from ringrift_dagster.games.rules.turns import play
 
 ENGINE_VERSION = "1"
 """Changes whenever the same seed gives another game: with the rules' list of moves, the draws, or a policy."""
@@ -111,10 +104,6 @@ class WorkerLost(Exception):
     """A process that played games ended by itself; what was written stays."""
 
 
-class _Stopped(Exception):
-    """The game in progress is abandoned, since the process that writes has stopped."""
-
-
 _stopped = threading.Event()
 """Set in a worker when the process that writes has stopped."""
 
@@ -130,65 +119,34 @@ class Player:
 
     def __init__(self, run: SelfPlay) -> None:
         self.run = run
-        self._tables = topology(run.config.board)
-        self._rows, self._cells = buffers(run.config.board)
+        self._arena = Arena(run.config, _stopped.is_set)
         self._policies: dict[PolicySpec, Policy] = {spec: POLICIES[spec.name](run.config, spec.budget) for spec in run.ais}
 
     def game(self, index: int) -> PlayedGame:
         """Play game `index`."""
         run = self.run
-        started, clock = datetime.now(UTC), time.perf_counter()
         specs = run.seats(index)
         path = (run.root, run.config.key, index)
-        seating = list(range(len(specs)))
-        position = empty_position(run.config, swap_rule=run.swap_rule)
-        log = MoveLog()
-        probabilities: dict[int, Mapping[str, float]] = {}
-        think_ms: list[int] = []
-        while count := int(list_moves(self._tables, position, self._rows, self._cells)):
-            if _stopped.is_set():
-                raise _Stopped
-            legal = LegalMoves(self._rows[:count], self._cells)
-            chosen = 0
-            if count > 1:
-                player, number = int(position.player), len(log)
-                policy = self._policies[specs[seating[player - 1]]]
-                choice = policy(position, legal, move_generator(path, player, number))
-                chosen = choice.index
-                if choice.visits is not None:
-                    probabilities[number] = move_probabilities(run.config, legal.rows.tolist(), choice.visits.tolist())
-            row = self._rows[chosen].copy()
-            log.append(row, self._cells)
-            play(self._tables, position, row, self._cells)
-            if row[m.TYPE] == MoveType.SWAP_SIDES:
-                seating.reverse()
-            now = time.perf_counter()
-            think_ms.append(round((now - clock) * 1000))
-            clock = now
+        played = self._arena.play([self._policies[spec] for spec in specs], path, swap_rule=run.swap_rule)
         return PlayedGame(
             game_id=run.game_id(index),
             config=run.config,
             swap_rule=run.swap_rule,
-            moves=log.packed(),
+            moves=played.moves,
             players=tuple(
                 Seat(spec.name, profile=str(spec), seed=seed(*path, number)) for number, spec in enumerate(specs, start=1)
             ),
-            started=started,
-            finished=datetime.now(UTC),
+            started=played.started,
+            finished=played.finished,
             seed=run.root,
-            probabilities=probabilities,
-            think_ms=think_ms,
+            probabilities=played.probabilities,
+            think_ms=played.think_ms,
             source=SOURCE,
             metadata={
                 "seed_path": run.seed_path(index),
                 **{f"{ABOUT_PREFIX}{name}": value for name, value in run.about.items()},
             },
         )
-
-
-def move_generator(path: Sequence[str | int], player: int, number: int) -> Generator:
-    """The generator of the decision that `player` takes as move `number` (from 0) of the game with this seed path."""
-    return generator(*path, player, number, "move")
 
 
 @dataclass(frozen=True)
