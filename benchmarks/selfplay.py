@@ -18,7 +18,8 @@ from pathlib import Path
 
 from benchmarks.rules import replay_all
 from ringrift_dagster.ai.registry import parse_spec
-from ringrift_dagster.ai.selfplay import Player, SelfPlay, Written, default_workers, record
+from ringrift_dagster.ai.selfplay import Player, SelfPlay, Written, record
+from ringrift_dagster.ai.workers import default_workers
 from ringrift_dagster.canonical.gate import verify
 from ringrift_dagster.games.config import parse_config
 

@@ -6,20 +6,11 @@ whether the run was interrupted. What a game database contains is in `games.reco
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
 import time
 import uuid
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from multiprocessing.connection import Connection
+from functools import cache, partial
 from pathlib import Path
 
 from ringrift_dagster.ai.playing import Arena
@@ -27,6 +18,7 @@ from ringrift_dagster.ai.policies import POLICIES
 from ringrift_dagster.ai.policies.interface import Policy
 from ringrift_dagster.ai.registry import PolicySpec
 from ringrift_dagster.ai.seeds import path_of, seed
+from ringrift_dagster.ai.workers import MAX_WORKERS, results, stopped
 from ringrift_dagster.games.config import Config
 from ringrift_dagster.games.recording import SOURCE, GameRecorder, GameRows, PlayedGame, RecordingRefused, Seat, game_rows
 
@@ -37,9 +29,6 @@ ABOUT_PREFIX = "selfplay_"
 """Prefix of the keys of `SelfPlay.about` in the metadata of a game."""
 
 MAX_GAMES = 1_000_000
-MAX_WORKERS = 64
-_AHEAD = 4
-"""Games in progress for each worker: being played, or waiting for an earlier one to be written."""
 
 _IDS = uuid.UUID("6f1f4b61-3b29-5a8e-9a52-3d6f0c8f2a11")
 """Namespace of game ids."""
@@ -100,26 +89,12 @@ def database_name(config: Config, root: int) -> str:
     return f"ringrift_dagster_{config.key}_{root}.db"
 
 
-class WorkerLost(Exception):
-    """A process that played games ended by itself; what was written stays."""
-
-
-_stopped = threading.Event()
-"""Set in a worker when the process that writes has stopped."""
-
-
-def default_workers() -> int:
-    """One process for each core that this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has no affinity
-    return min(cores, MAX_WORKERS)
-
-
 class Player:
     """Plays games of one run in this process; policies and buffers are made once."""
 
     def __init__(self, run: SelfPlay) -> None:
         self.run = run
-        self._arena = Arena(run.config, _stopped.is_set)
+        self._arena = Arena(run.config, stopped)
         self._policies: dict[PolicySpec, Policy] = {spec: POLICIES[spec.name](run.config, spec.budget) for spec in run.ais}
 
     def game(self, index: int) -> PlayedGame:
@@ -184,7 +159,7 @@ def record(
         done, moves = games - len(missing), 0
         if progress is not None:
             progress(done, games)
-        with _played(run, missing, workers) as rows_of_games:
+        with results(partial(_play, run), missing, workers) as rows_of_games:
             for rows in rows_of_games:
                 recorder.write(rows)
                 digests[rows.game_id] = rows.digest
@@ -200,64 +175,6 @@ def record(
         time.monotonic() - began,
         tuple(str(digests[game_id]) for game_id in ids),
     )
-
-
-@contextmanager
-def _played(run: SelfPlay, indices: Sequence[int], workers: int) -> Iterator[Iterator[GameRows]]:
-    """The rows of these games, in order, played here or by as many processes as `workers` says."""
-    if workers == 1 or len(indices) < 2:
-        player = Player(run)
-        yield (game_rows(player.game(index)) for index in indices)
-        return
-    context = multiprocessing.get_context("spawn")
-    stop, parent_end = context.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(min(workers, len(indices)), context, _start_worker, (stop,))
-    try:
-        yield _in_order(pool, run, indices, _AHEAD * workers)
-    except BrokenProcessPool as error:
-        raise WorkerLost("a worker process ended unexpectedly (out of memory?): run this again with --resume") from error
-    except BaseException:
-        parent_end.close()  # workers abandon the games in progress
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        parent_end.close()
-        stop.close()
-
-
-def _in_order(pool: ProcessPoolExecutor, run: SelfPlay, indices: Sequence[int], ahead: int) -> Iterator[GameRows]:
-    pending: deque[Future[GameRows]] = deque()
-    for index in indices:
-        with _no_interrupts():
-            pending.append(pool.submit(_play, run, index))
-        if len(pending) >= ahead:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
-
-
-@contextmanager
-def _no_interrupts() -> Iterator[None]:
-    """Put Ctrl-C off. Processes started meanwhile never see it: the one that writes decides when to stop."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _start_worker(stop: Connection) -> None:
-    threading.Thread(target=_end_with_parent, args=(stop,), daemon=True).start()
-
-
-def _end_with_parent(stop: Connection) -> None:
-    """Stop playing when the parent closes its end of `stop`, and end when it was killed: nobody else would say so."""
-    with suppress(EOFError, OSError):
-        stop.recv()
-    _stopped.set()
-    if (parent := multiprocessing.parent_process()) is not None:
-        parent.join()
-        os._exit(1)
 
 
 _player = cache(Player)

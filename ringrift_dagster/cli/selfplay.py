@@ -49,7 +49,8 @@ def selfplay(
     contains whole games only, however the command ends; --resume plays those that are missing.
     """
     from ringrift_dagster.ai.registry import InvalidSpec, parse_specs
-    from ringrift_dagster.ai.selfplay import InvalidRun, SelfPlay, WorkerLost, database_name, default_workers, record
+    from ringrift_dagster.ai.selfplay import InvalidRun, SelfPlay, database_name, record
+    from ringrift_dagster.ai.workers import WorkerLost, default_workers
     from ringrift_dagster.games.config import parse_config
     from ringrift_dagster.games.recording import RecordingError
 
@@ -71,7 +72,7 @@ def selfplay(
     except RecordingError as error:
         raise Unreadable(str(error)) from error
     except WorkerLost as error:
-        raise BadNews(f"{path}: {error}") from error
+        raise BadNews(f"{path}: {error}: run this again with --resume") from error
     except KeyboardInterrupt:
         complain(f"{path}: interrupted, the games in it are whole: run this again with --resume")
         return Exit.INTERRUPTED

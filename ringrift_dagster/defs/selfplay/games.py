@@ -15,14 +15,12 @@ from ringrift_dagster.ai.registry import parse_specs
 from ringrift_dagster.ai.selfplay import (
     ENGINE_VERSION,
     MAX_GAMES,
-    MAX_WORKERS,
     SelfPlay,
-    WorkerLost,
     Written,
     database_name,
-    default_workers,
     record,
 )
+from ringrift_dagster.ai.workers import MAX_WORKERS, WorkerLost, default_workers
 from ringrift_dagster.canonical.verdicts import VerdictStore
 from ringrift_dagster.cluster.hosts import HostsFileError
 from ringrift_dagster.datasets.npz_export import digest_root
