@@ -11,7 +11,8 @@ import time
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-_WAIT_SECONDS = 60.0
+from ringrift_dagster.sqlite_file import open_shared
+
 _PUTS_PER_COMMIT = 300
 _SECONDS_PER_COMMIT = 1.0
 _SCHEMA = """
@@ -60,8 +61,8 @@ class VerdictStore:
     """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._connection = _open(path)
+        self._connection = open_shared(path, _SCHEMA)
+        _add_later_columns(self._connection)
         self._pending: dict[tuple[str, str, str], StoredVerdict] = {}
         self._pending_since = 0.0
 
@@ -103,23 +104,6 @@ class VerdictStore:
                 [(*key, *astuple(verdict)) for key, verdict in self._pending.items()],
             )
         self._pending.clear()
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path.absolute(), timeout=_WAIT_SECONDS)
-    give_up = time.monotonic() + _WAIT_SECONDS
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute(_SCHEMA)
-            _add_later_columns(connection)
-            return connection
-        except sqlite3.OperationalError as error:
-            # SQLite's own waiting does not cover the switch to WAL, which two processes may want of a new file at once.
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
-                connection.close()
-                raise
-            time.sleep(0.02)
 
 
 def _add_later_columns(connection: sqlite3.Connection) -> None:

@@ -8,8 +8,9 @@ Playing the games is for `matches`, storing the records for `store`, judging the
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from statistics import fmean
 from typing import Any, Final, Literal
 
 from ringrift_dagster.games.config import Config
@@ -86,20 +87,32 @@ class EvaluationGame:
 class Blocks:
     """The complete blocks of a series, from the first on without a gap, and what else there is.
 
-    `counts` has the number of blocks for each of `sequential.scores(players)`. `waiting` counts complete blocks behind a gap,
-    `void` games without a result, `games` those of the complete blocks. `hosts` has, by host, how many games it played and by how
-    much their mean score differs from that of all.
+    `scores` has each block's score in units of 1/players, 0 to players**2. `waiting` counts complete blocks behind a gap, `void`
+    games without a result. `newest` is when the last of the counted games ended, in seconds since 1970. `hosts` has, by host, how
+    many games it played and by how much their mean score differs from that of all.
     """
 
     players: int
-    counts: tuple[int, ...]
-    complete: int
+    scores: tuple[int, ...]
     waiting: int
     void: int
-    games: int
-    score: float
     newest: float | None
     hosts: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> int:
+        """How many blocks count."""
+        return len(self.scores)
+
+    def counts(self, most: int | None = None) -> tuple[int, ...]:
+        """How many of the first `most` blocks (all by default) have each score, as `sequential` takes them."""
+        counted = Counter(self.scores[:most])
+        return tuple(counted[value] for value in range(self.players**2 + 1))
+
+    def mean(self, most: int | None = None) -> float:
+        """The mean score of a game in the first `most` blocks (all by default), 0 to 1; 0 without blocks."""
+        first = self.scores[:most]
+        return sum(first) / (self.players**2 * len(first)) if first else 0.0
 
 
 def score(result: Result, players: int) -> int:
@@ -114,30 +127,18 @@ def blocks_of(games: Iterable[EvaluationGame], config: Config) -> Blocks:
 
     A block is one attempt with a result in every seat; of several the first. Games of other attempts count for nothing.
     """
-    attempts: dict[int, dict[int, dict[int, EvaluationGame]]] = defaultdict(lambda: defaultdict(dict))
-    void = 0
-    for game in games:
-        void += game.result == "void"
-        attempts[game.block][game.attempt][game.seat] = game
+    games = list(games)
+    attempts = _by_attempt(games)
     whole = {number: block for number in attempts if (block := _whole(attempts[number], config.players))}
-    complete = next((number for number in range(len(whole) + 1) if number not in whole), 0)
-    players = config.players
-    counts = [0] * (players**2 + 1)
-    played: list[EvaluationGame] = []
-    for number in range(complete):
-        counts[sum(score(game.result, players) for game in whole[number])] += 1
-        played.extend(whole[number])
-    total = sum(score(game.result, players) for game in played)
+    complete = next(number for number in range(len(whole) + 1) if number not in whole)
+    counted = [game for number in range(complete) for game in whole[number]]
     return Blocks(
-        players=players,
-        counts=tuple(counts),
-        complete=complete,
+        players=config.players,
+        scores=tuple(sum(score(game.result, config.players) for game in whole[number]) for number in range(complete)),
         waiting=len(whole) - complete,
-        void=void,
-        games=len(played),
-        score=total / (players * len(played)) if played else 0.0,
-        newest=max((game.finished for game in played), default=None),
-        hosts=_hosts(played, total / len(played) if played else 0.0, players),
+        void=sum(game.result == "void" for game in games),
+        newest=max((game.finished for game in counted), default=None),
+        hosts=_hosts(counted, config.players),
     )
 
 
@@ -151,25 +152,27 @@ def _whole(attempts: Mapping[int, Mapping[int, EvaluationGame]], players: int) -
     return None
 
 
-def _hosts(games: Iterable[EvaluationGame], mean: float, players: int) -> dict[str, tuple[int, float]]:
-    """By host: its games, and by how much their mean score differs from that of all, in shares of a game."""
-    number: Counter[str] = Counter()
-    total: Counter[str] = Counter()
+def _hosts(games: Sequence[EvaluationGame], players: int) -> dict[str, tuple[int, float]]:
+    by_host: dict[str, list[float]] = defaultdict(list)
     for game in games:
-        number[game.host] += 1
-        total[game.host] += score(game.result, players)
-    return {host: (number[host], (total[host] / number[host] - mean) / players) for host in sorted(number)}
+        by_host[game.host].append(score(game.result, players) / players)
+    mean = fmean(value for values in by_host.values() for value in values) if games else 0.0
+    return {host: (len(values), fmean(values) - mean) for host, values in sorted(by_host.items())}
 
 
-def next_blocks(games: Iterable[EvaluationGame], config: Config, most: int) -> list[tuple[int, int]]:
-    """Which blocks are to be played to have `most` of them, as (block, attempt); those that were tried too often are left out."""
+def next_blocks(games: Iterable[EvaluationGame], used: Mapping[int, int], config: Config, most: int) -> list[tuple[int, int]]:
+    """Which blocks are to be played to have `most` of them, as (block, attempt).
+
+    `used` is the highest attempt of every block that was ever played. A block that was tried MAX_ATTEMPTS times is left out.
+    """
+    attempts = _by_attempt(games)
+    missing = [number for number in range(most) if _whole(attempts.get(number, {}), config.players) is None]
+    return [(number, used.get(number, -1) + 1) for number in missing if used.get(number, -1) + 1 < MAX_ATTEMPTS]
+
+
+def _by_attempt(games: Iterable[EvaluationGame]) -> dict[int, dict[int, dict[int, EvaluationGame]]]:
+    """Games by block, attempt and seat."""
     attempts: dict[int, dict[int, dict[int, EvaluationGame]]] = defaultdict(lambda: defaultdict(dict))
     for game in games:
         attempts[game.block][game.attempt][game.seat] = game
-    missing = []
-    for number in range(most):
-        if _whole(attempts[number], config.players) is None:
-            attempt = max(attempts[number], default=-1) + 1
-            if attempt < MAX_ATTEMPTS:
-                missing.append((number, attempt))
-    return missing
+    return attempts

@@ -92,6 +92,26 @@ def outcome(llr: float, hypotheses: Hypotheses) -> Outcome:
     return "reject" if llr <= hypotheses.lower else "continue"
 
 
+def course(
+    block_scores: Sequence[int], players: int, hypotheses: Hypotheses, least: int, step: int = 10
+) -> list[tuple[int, float]]:
+    """The log-likelihood ratio in the course of a test, as (blocks, ratio): looked at from `least` blocks on, every `step`.
+
+    `block_scores` has the score of every block, as an index into `scores(players)`. The course ends where the test does, at the
+    first look beyond a bound: what was played afterwards no longer counts. Without enough blocks for a look it is empty.
+    """
+    looks: list[tuple[int, float]] = []
+    counts = np.zeros(players**2 + 1)
+    for number, block in enumerate(block_scores, start=1):
+        counts[block] += 1
+        if number >= least and (number - least) % step == 0:
+            ratio = log_likelihood_ratio(counts.tolist(), players, hypotheses)
+            looks.append((number, ratio))
+            if outcome(ratio, hypotheses) != "continue":
+                break
+    return looks
+
+
 def expected_blocks(counts: Sequence[float], players: int, hypotheses: Hypotheses) -> int | None:
     """How many more blocks the test takes if the scores remain as they are; None while they point nowhere."""
     llr, blocks = log_likelihood_ratio(counts, players, hypotheses), sum(counts)

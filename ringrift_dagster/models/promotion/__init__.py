@@ -1,0 +1,1 @@
+"""Which model is promoted: the rules of a decision, the decisions that were taken, and publishing what they say."""

@@ -1,0 +1,231 @@
+"""The decision on a candidate: promote it, refuse it, or go on collecting evidence. Pure: evidence in, decision out.
+
+A candidate is promoted when all hold: it is a readable model of its config whose training data are known and were not stale; no
+evaluation game is among them; a sequential test says that it is stronger than the incumbent; and against the fixed baselines, each
+in a sample of fixed size, it is above a floor. What is missing is never in its favour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, Literal
+
+from ringrift_dagster.models.evaluation.records import Blocks
+from ringrift_dagster.models.evaluation.sequential import (
+    Estimate,
+    Hypotheses,
+    course,
+    estimate,
+    expected_blocks,
+    outcome,
+)
+
+INCUMBENT: Final = "incumbent"
+Verdict = Literal["promote", "refuse", "continue"]
+
+REASONS: Final = {
+    "unfit": "The candidate's file, config, encoder or provenance does not qualify it.",
+    "contaminated": "Evaluation games are among the games of its training data.",
+    "already_current": "The candidate is the incumbent.",
+    "not_stronger": "The sequential test says that the candidate is not stronger than the incumbent by enough.",
+    "below_floor": "The candidate does not reach a floor against a baseline.",
+    "undecided": "The sequential test has not reached a bound yet.",
+    "too_few_blocks": "There are fewer complete blocks than are required.",
+    "too_many_blocks": "The sequential test has reached no bound in the most blocks that are played.",
+    "no_result": "A block has ended without a result as often as it is tried.",
+    "stale_evidence": "The newest game against an opponent is older than is permitted.",
+}
+"""What each reason code of a decision means, in one line."""
+_CONTINUE: Final = frozenset({"undecided", "too_few_blocks", "stale_evidence"})
+"""Reasons that more games can remove."""
+
+
+@dataclass(frozen=True)
+class PromotionRules:
+    """What a promotion requires. `hypotheses` are in normalised Elo, scores are shares of a game, ages in seconds.
+
+    `floors` has, by baseline, the score that the candidate is to exceed with a one-sided error of `floor_alpha`, judged once, on
+    the first `floor_blocks` blocks.
+    """
+
+    floors: Mapping[str, float]
+    hypotheses: Hypotheses = field(default_factory=lambda: Hypotheses(0.0, 30.0))
+    min_blocks: int = 40
+    max_blocks: int = 5000
+    floor_blocks: int = 40
+    floor_alpha: float = 0.05
+    max_age: float = 30 * 86400.0
+
+
+def default_rules(players: int) -> PromotionRules:
+    """The rules for a number of players: clearly better than `random`, and better than an equal of `heuristic`."""
+    return PromotionRules(floors={"random": {2: 0.75, 3: 0.6, 4: 0.5}[players], "heuristic": 1 / players})
+
+
+@dataclass(frozen=True)
+class SequentialResult:
+    """The test against the incumbent: log-likelihood ratio and its bounds, and the strength that the blocks show.
+
+    `blocks` are those that the test looked at, which may be fewer than were played; `course` are its looks, as (blocks, ratio).
+    """
+
+    blocks: int
+    counts: tuple[int, ...]
+    score: float
+    llr: float
+    lower: float
+    upper: float
+    outcome: str
+    more_blocks: int | None
+    estimate: Estimate
+    course: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class FloorResult:
+    """The test against one baseline: the lower confidence bound of the score beside the floor."""
+
+    blocks: int
+    score: float
+    lower_bound: float
+    floor: float
+    reached: bool
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a candidate is not promoted, or not yet: a key of REASONS, and one line."""
+
+    code: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The decision on a candidate, with everything that it rests on."""
+
+    verdict: Verdict
+    reasons: tuple[Reason, ...]
+    incumbent: SequentialResult | None
+    floors: Mapping[str, FloorResult] = field(default_factory=dict)
+
+    @property
+    def rationale(self) -> str:
+        """The decision in words, a sentence a line."""
+        return "\n".join(_sentences(self))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "rationale": self.rationale}
+
+
+def decide(
+    evidence: Mapping[str, Blocks],
+    rules: PromotionRules,
+    now: float,
+    *,
+    has_incumbent: bool,
+    exhausted: Sequence[str] = (),
+    objections: Sequence[Reason] = (),
+) -> Decision:
+    """Decide on a candidate.
+
+    `evidence` has the blocks against each opponent: the baselines by name, and INCUMBENT. `exhausted` names opponents against whom
+    a block can no longer be completed. `objections` are reasons that have nothing to do with games; any of them refuses.
+    """
+    reasons = list(objections)
+    sequential: SequentialResult | None = None
+    if has_incumbent:
+        blocks = evidence.get(INCUMBENT)
+        sequential = _sequential(blocks, rules) if blocks else None
+        reasons += _against_incumbent(sequential, blocks.complete if blocks else 0, rules)
+    floors: dict[str, FloorResult] = {}
+    for name, floor in rules.floors.items():
+        blocks = evidence.get(name)
+        if blocks is None or blocks.complete < rules.floor_blocks:
+            complete = blocks.complete if blocks else 0
+            reasons.append(Reason("too_few_blocks", f"{complete} of {rules.floor_blocks} blocks against {name}"))
+            continue
+        floors[name] = result = _floor(blocks, floor, rules)
+        if not result.reached:
+            bound = f"{result.score:.3f} in {result.blocks} blocks, at least {result.lower_bound:.3f}"
+            reasons.append(Reason("below_floor", f"the score against {name} is {bound}; the floor is {floor:.3f}"))
+    required = [*rules.floors, *([INCUMBENT] if has_incumbent else [])]
+    reasons += [Reason("no_result", f"a block against {name} has ended without a result too often") for name in exhausted]
+    reasons += _stale({name: evidence[name] for name in required if name in evidence}, rules, now)
+    if not reasons:
+        verdict: Verdict = "promote"
+    else:
+        verdict = "continue" if all(reason.code in _CONTINUE for reason in reasons) else "refuse"
+    return Decision(verdict, tuple(reasons), sequential, floors)
+
+
+def _sequential(blocks: Blocks, rules: PromotionRules) -> SequentialResult | None:
+    """The test, as far as it came; None before its first look."""
+    hypotheses, players = rules.hypotheses, blocks.players
+    looks = course(blocks.scores[: rules.max_blocks], players, hypotheses, rules.min_blocks)
+    if not looks:
+        return None
+    number, ratio = looks[-1]
+    counts = blocks.counts(number)
+    return SequentialResult(
+        blocks=number,
+        counts=counts,
+        score=blocks.mean(number),
+        llr=ratio,
+        lower=hypotheses.lower,
+        upper=hypotheses.upper,
+        outcome=outcome(ratio, hypotheses),
+        more_blocks=expected_blocks(counts, players, hypotheses),
+        estimate=estimate(counts, players, hypotheses),
+        course=tuple(looks),
+    )
+
+
+def _against_incumbent(result: SequentialResult | None, played: int, rules: PromotionRules) -> list[Reason]:
+    if result is None:
+        return [Reason("too_few_blocks", f"{played} of at least {rules.min_blocks} blocks against the incumbent")]
+    if result.outcome == "reject":
+        return [Reason("not_stronger", f"the log-likelihood ratio is {result.llr:.2f}, the bound {result.lower:.2f}")]
+    if result.outcome == "continue":
+        if played >= rules.max_blocks:
+            return [Reason("too_many_blocks", f"no bound was reached in {played} blocks")]
+        more = f"about {result.more_blocks} more blocks" if result.more_blocks is not None else "no end in sight"
+        return [Reason("undecided", f"the log-likelihood ratio is {result.llr:.2f} after {result.blocks} blocks; {more}")]
+    return []
+
+
+def _floor(blocks: Blocks, floor: float, rules: PromotionRules) -> FloorResult:
+    """The first blocks, as many as the sample has. The bound is Clopper and Pearson's, with a block as one trial.
+
+    Of all distributions between 0 and 1 with the same mean, wins and defeats vary most, so that a block's score, whatever its
+    distribution, is not judged too well.
+    """
+    from scipy.stats import beta
+
+    sample = rules.floor_blocks
+    mean = blocks.mean(sample)
+    won = mean * sample
+    lower = float(beta.ppf(rules.floor_alpha, won, sample - won + 1)) if won > 0 else 0.0
+    return FloorResult(sample, mean, lower, floor, lower > floor)
+
+
+def _stale(evidence: Mapping[str, Blocks], rules: PromotionRules, now: float) -> list[Reason]:
+    reasons = []
+    for name, blocks in evidence.items():
+        if blocks.newest is not None and now - blocks.newest > rules.max_age:
+            days = (now - blocks.newest) / 86400
+            reasons.append(Reason("stale_evidence", f"the newest game against {name} is {days:.0f} days old"))
+    return reasons
+
+
+def _sentences(decision: Decision) -> list[str]:
+    first = {"promote": "Promoted.", "refuse": "Refused.", "continue": "More games are needed."}[decision.verdict]
+    lines = [first, *(f"{REASONS[reason.code]} {reason.text[:1].upper()}{reason.text[1:]}." for reason in decision.reasons)]
+    if (test := decision.incumbent) is not None:
+        strength = f"{test.estimate.elo:+.0f} Elo, between {test.estimate.lowest:+.0f} and {test.estimate.highest:+.0f}"
+        lines.append(f"Against the incumbent it scores {test.score:.3f} in {test.blocks} blocks ({strength}).")
+    for name, result in decision.floors.items():
+        if result.reached:
+            lines.append(f"Against {name} it scores {result.score:.3f}, at least {result.lower_bound:.3f}.")
+    return lines
