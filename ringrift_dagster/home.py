@@ -59,6 +59,11 @@ class Home:
         return self.root / "verdicts.db"
 
     @property
+    def models(self) -> Path:
+        """Candidates, evaluation games, evidence and decisions, and the published models."""
+        return self.root / "models"
+
+    @property
     def registry(self) -> Path:
         """RingRift's own registry table and gate summaries, where the operator has them."""
         return self.root / "registry"

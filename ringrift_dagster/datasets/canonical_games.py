@@ -283,6 +283,17 @@ def stored_games(config: Config, home: Home) -> Iterator[CanonicalGame]:
                 yield game
 
 
+def stored_digests(config: Config, home: Home) -> set[str]:
+    """The digests of all games of a config's store. Raises OSError, and CorruptStore for files that cannot be read."""
+    digests: set[str] = set()
+    for path in _games_files(config, home):
+        try:
+            digests.update(_column(path, "digest"))
+        except pa.ArrowException as error:
+            raise CorruptStore(path, str(error).splitlines()[0]) from error
+    return digests
+
+
 class CorruptStore(Exception):
     """A file of the canonical store is damaged."""
 

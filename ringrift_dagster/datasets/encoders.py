@@ -16,11 +16,13 @@ class BoardFacts:
     encoder: str
     legacy_channels: int | None = None
     """Planes of the hex v2 encoder: still loadable, if the file says that this is what it holds."""
+    spatial_policy_size: int | None = None
+    """Outputs of networks whose policy has a plane for every kind of move, where `policy_size` is rounded up."""
 
 
 BOARD_FACTS: Final = {
     "square8": BoardFacts(8, 56, 7000, "square"),
     "square19": BoardFacts(19, 56, 67000, "square"),
-    "hex8": BoardFacts(9, 64, 4500, "hex", legacy_channels=40),
+    "hex8": BoardFacts(9, 64, 4500, "hex", legacy_channels=40, spatial_policy_size=4132),
     "hexagonal": BoardFacts(25, 64, 91876, "hex", legacy_channels=40),
 }

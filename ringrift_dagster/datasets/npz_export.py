@@ -53,6 +53,7 @@ from ringrift_dagster.datasets.npz_writer import (
     small_arrays,
 )
 from ringrift_dagster.datasets.soft_policy import soft_targets
+from ringrift_dagster.datasets.training_sets import archive_manifest
 from ringrift_dagster.games.config import Config, parse_config
 from ringrift_dagster.games.database import DatabaseUnreadable, GameDatabase, file_sha256
 from ringrift_dagster.games.moves import COLUMNS, TYPE, MoveType, PackedMoves, Phase
@@ -147,12 +148,14 @@ def export_databases(
 def export_canonical(
     config: str, home: Home, *, value_targets: str = "canonical", progress: Progress | None = None
 ) -> ExportResult:
-    """Export a config's canonical store to `home.datasets/<config>.npz`. Raises ExportError."""
+    """Export a config's canonical store to `home.datasets/<config>.npz`, and keep its manifest. Raises ExportError."""
     wanted = parse_config(config)
     sources = _Sources(databases=summarise(config, home).databases)
     home.datasets.mkdir(parents=True, exist_ok=True)
     out = home.datasets / f"{wanted.key}.npz"
-    return _export(wanted, stored_games(wanted, home), sources, out, ValueTargets(value_targets), progress)
+    exported = _export(wanted, stored_games(wanted, home), sources, out, ValueTargets(value_targets), progress)
+    archive_manifest(home, exported.manifest_path)
+    return exported
 
 
 def manifest_path_of(npz: Path) -> Path:

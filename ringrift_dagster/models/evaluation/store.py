@@ -1,6 +1,7 @@
-"""Evidence and decisions on disk: an SQLite file to which is only added. Nothing in it is changed or deleted, not by SQL either.
+"""Evidence on disk: an SQLite file to which is only added. Nothing in it is changed or deleted, not by SQL either.
 
-What is no longer to count gets a tombstone, with who and why. What the records mean is in `records` and `models.promotion`.
+What is no longer to count gets a tombstone, with who and why. What the records mean is in `records`; decisions have a log of their
+own, `models.promotion.log`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ringrift_dagster.sqlite_file import open_shared
 _APPEND_ONLY: Final = "".join(
     f"CREATE TRIGGER IF NOT EXISTS {table}_{verb} BEFORE {verb} ON {table} "
     f"BEGIN SELECT RAISE(ABORT, '{table} is only added to'); END;\n"
-    for table in ("evaluation_games", "tombstones", "decisions")
+    for table in ("evaluation_games", "tombstones")
     for verb in ("UPDATE", "DELETE")
 )
 _SCHEMA: Final = f"""
@@ -40,11 +41,6 @@ CREATE TABLE IF NOT EXISTS tombstones (
     game_id TEXT NOT NULL UNIQUE REFERENCES evaluation_games (game_id),
     who TEXT NOT NULL, why TEXT NOT NULL, at REAL NOT NULL
 );
-CREATE TABLE IF NOT EXISTS decisions (
-    id INTEGER PRIMARY KEY,
-    config TEXT NOT NULL, kind TEXT NOT NULL, sha256 TEXT, at REAL NOT NULL, who TEXT NOT NULL, record TEXT NOT NULL
-);
-CREATE INDEX IF NOT EXISTS decisions_by_config ON decisions (config, id);
 {_APPEND_ONLY}"""
 _GAME_COLUMNS: Final = tuple(field.name for field in fields(EvaluationGame) if field.name != "series")
 _SERIES_COLUMNS: Final = (

@@ -1,0 +1,163 @@
+"""The log of decisions: which model is current for each config, since when, by whose decision and why.
+
+An SQLite file to which is only added; nothing in it is changed or deleted, not by SQL either. The current model of a config follows
+from its last entry, so that a rollback is a new entry. How a decision comes about is in `decision`, what follows from it in
+`promoting`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, Self
+
+import orjson
+
+from ringrift_dagster.sqlite_file import open_shared
+
+Kind = Literal["promote", "refuse", "rollback", "pin", "unpin"]
+_MAKE_CURRENT: Final = ("promote", "rollback")
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS decisions (
+    id INTEGER PRIMARY KEY,
+    config TEXT NOT NULL,
+    kind TEXT NOT NULL CHECK (kind IN ('promote', 'refuse', 'rollback', 'pin', 'unpin')),
+    sha256 TEXT NOT NULL, at REAL NOT NULL, who TEXT NOT NULL, why TEXT NOT NULL, record BLOB NOT NULL
+);
+CREATE INDEX IF NOT EXISTS decisions_by_config ON decisions (config, id);
+CREATE TRIGGER IF NOT EXISTS decisions_update BEFORE UPDATE ON decisions BEGIN SELECT RAISE(ABORT, 'decisions are only added'); END;
+CREATE TRIGGER IF NOT EXISTS decisions_delete BEFORE DELETE ON decisions BEGIN SELECT RAISE(ABORT, 'decisions are only added'); END;
+"""
+_COLUMNS: Final = "id, config, kind, sha256, at, who, why, record"
+
+
+class CurrentChanged(Exception):
+    """Another decision has changed the current model since this one was made; the message is one line."""
+
+
+class Pinned(Exception):
+    """The current model is pinned, so that no other takes its place; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One decision. `at` is in seconds since 1970; `record` is everything that it rests on, as JSON values.
+
+    `sha256` is the model that is promoted or refused, made current again by a rollback, or pinned.
+    """
+
+    id: int
+    config: str
+    kind: Kind
+    sha256: str
+    at: float
+    who: str
+    why: str
+    record: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class DecisionLog:
+    """The log, safe for several processes. Use as a context manager. Methods raise sqlite3.Error."""
+
+    def __init__(self, path: Path) -> None:
+        self._connection = open_shared(path, _SCHEMA)
+        self._connection.isolation_level = None  # transactions are begun below, where they are needed
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def append(
+        self,
+        config: str,
+        kind: Kind,
+        sha256: str,
+        *,
+        who: str,
+        why: str,
+        record: Mapping[str, Any] | None = None,
+        expected: str | None,
+    ) -> Entry:
+        """Add a decision that was made while `expected` was the current model (None: none was).
+
+        A config's times never go back, whatever the clock does. Raises CurrentChanged, and Pinned for what would replace a pinned
+        model.
+        """
+        with self._transaction():
+            entry = self.current(config)
+            current = entry.sha256 if entry else None
+            if current != expected:
+                was = f"the decision was made when it was {_short(expected)}"
+                raise CurrentChanged(f"the current model of {config} is {_short(current)}, {was}: decide again")
+            if kind in _MAKE_CURRENT and (pin := self.pin(config)) is not None:
+                pinned = f"{config} is pinned to {pin.sha256[:12]} by {pin.who} ({pin.why})"
+                raise Pinned(f"{pinned}: release it with `ringrift-data models pin --config {config} --release`")
+            last = self._connection.execute("SELECT MAX(at) FROM decisions WHERE config = ?", (config,)).fetchone()[0]
+            values = (config, kind, sha256, max(time.time(), last or 0.0), who, why, orjson.dumps(dict(record or {})))
+            cursor = self._connection.execute(
+                "INSERT INTO decisions (config, kind, sha256, at, who, why, record) VALUES (?, ?, ?, ?, ?, ?, ?)", values
+            )
+            return self._select("id = ?", cursor.lastrowid)[0]
+
+    def current(self, config: str, at: float | None = None) -> Entry | None:
+        """The decision by which a model is current, or was at a time; None if there was none."""
+        entries = self._select(f"config = ? AND at <= ? AND kind IN {_MAKE_CURRENT} ORDER BY id DESC LIMIT 1", config, _until(at))
+        return entries[0] if entries else None
+
+    def previous(self, config: str) -> Entry | None:
+        """The last decision before the current one that made another model current."""
+        current = self.current(config)
+        if current is None:
+            return None
+        condition = f"config = ? AND sha256 != ? AND kind IN {_MAKE_CURRENT} ORDER BY id DESC LIMIT 1"
+        entries = self._select(condition, config, current.sha256)
+        return entries[0] if entries else None
+
+    def was_current(self, config: str, sha256: str) -> bool:
+        """Whether a model was ever the current one."""
+        return bool(self._select(f"config = ? AND sha256 = ? AND kind IN {_MAKE_CURRENT} LIMIT 1", config, sha256))
+
+    def pin(self, config: str) -> Entry | None:
+        """The pin of a config's current model, unless it was released."""
+        entries = self._select("config = ? AND kind IN ('pin', 'unpin') ORDER BY id DESC LIMIT 1", config)
+        return entries[0] if entries and entries[0].kind == "pin" else None
+
+    def last_about(self, config: str, sha256: str) -> Entry | None:
+        """The last decision on a model."""
+        entries = self._select("config = ? AND sha256 = ? ORDER BY id DESC LIMIT 1", config, sha256)
+        return entries[0] if entries else None
+
+    def history(self, config: str, at: float | None = None) -> list[Entry]:
+        """All decisions on a config, or those until a time; the last first."""
+        return self._select("config = ? AND at <= ? ORDER BY id DESC", config, _until(at))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
+
+    def _select(self, condition: str, *values: object) -> list[Entry]:
+        rows = self._connection.execute(f"SELECT {_COLUMNS} FROM decisions WHERE {condition}", values)
+        return [Entry(*row[:-1], record=orjson.loads(row[-1])) for row in rows]
+
+
+def _until(at: float | None) -> float:
+    return 1e18 if at is None else at
+
+
+def _short(sha256: str | None) -> str:
+    return sha256[:12] if sha256 else "none"

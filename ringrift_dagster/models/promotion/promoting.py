@@ -1,0 +1,193 @@
+"""Deciding on candidates and recording it, and what operators decide themselves: rollback and pin.
+
+The rules of a decision are in `decision`, how evidence comes about in `gathering`, the entries in `log`, the files that readers see
+in `publishing`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from ringrift_dagster.ai.registry import parse_spec
+from ringrift_dagster.ai.selfplay import ENGINE_VERSION
+from ringrift_dagster.datasets.canonical_games import stored_digests
+from ringrift_dagster.games.config import Config, parse_config
+from ringrift_dagster.home import Home
+from ringrift_dagster.models.candidates import (
+    MAX_DATA_AGE_HOURS,
+    Candidate,
+    Qualification,
+    find,
+    qualify,
+)
+from ringrift_dagster.models.evaluation.matches import registry_participant
+from ringrift_dagster.models.evaluation.records import HARNESS, MAX_ATTEMPTS, Blocks, Participant, Series, blocks_of
+from ringrift_dagster.models.evaluation.store import EvidenceStore
+from ringrift_dagster.models.promotion.decision import INCUMBENT, Decision, PromotionRules, Reason, decide, default_rules
+from ringrift_dagster.models.promotion.log import DecisionLog, Entry
+
+PLAYER: Final = "policy_only"
+"""The AI that plays with a model in evaluation games."""
+
+
+class NothingToDo(ValueError):
+    """A command that cannot be carried out; the message is one line that says why."""
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """A candidate, everything known about it, and the decision that follows. `current` is the model it was compared with."""
+
+    qualification: Qualification
+    current: str | None
+    opponents: Mapping[str, Participant]
+    evidence: Mapping[str, Blocks]
+    decision: Decision
+    rules: PromotionRules
+    at: float
+
+    @property
+    def candidate(self) -> Candidate:
+        return self.qualification.candidate
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything that the decision rests on, as JSON values."""
+        data = self.qualification.training_set
+        return {
+            "candidate": self.candidate.model_dump(),
+            "incumbent": self.current,
+            "training_set": None
+            if data is None
+            else {**asdict(data), "newest_game": data.newest_game and data.newest_game.isoformat()},
+            "problems": [asdict(problem) for problem in self.qualification.problems],
+            "opponents": {name: participant.key for name, participant in self.opponents.items()},
+            "hosts": {name: dict(blocks.hosts) for name, blocks in self.evidence.items()},
+            "rules": asdict(self.rules),
+            "decision": self.decision.to_dict(),
+            "decided_at": self.at,
+        }
+
+
+def evidence_path(home: Home) -> Path:
+    """The file of the evaluation games' records."""
+    return home.models / "evidence.db"
+
+
+def log_path(home: Home) -> Path:
+    """The file of the decisions."""
+    return home.models / "decisions.db"
+
+
+def model_participant(sha256: str, player: str = PLAYER) -> Participant:
+    """A model, played by one of our AIs, as a participant."""
+    return Participant(player, f"{HARNESS}-{ENGINE_VERSION}", sha256)
+
+
+def opponents_of(config: Config, current: str | None, rules: PromotionRules) -> dict[str, Participant]:
+    """Who a candidate has to be compared with, by name: the baselines, and the incumbent if there is one."""
+    opponents = {name: registry_participant(parse_spec(name, config)) for name in rules.floors}
+    return opponents if current is None else {**opponents, INCUMBENT: model_participant(current)}
+
+
+def assess(
+    home: Home,
+    candidate: Candidate,
+    *,
+    rules: PromotionRules | None = None,
+    max_data_age_hours: float = MAX_DATA_AGE_HOURS,
+    now: float | None = None,
+) -> Assessment:
+    """Decide on a candidate with the evidence that there is. Nothing is recorded. Raises sqlite3.Error and OSError."""
+    config = parse_config(candidate.config)
+    rules = rules or default_rules(config.players)
+    now = time.time() if now is None else now
+    qualification = qualify(home, candidate, max_data_age_hours=max_data_age_hours)
+    with DecisionLog(log_path(home)) as log:
+        entry = log.current(config.key)
+    current = entry.sha256 if entry else None
+    objections = [Reason("unfit", problem.text) for problem in qualification.problems]
+    if current == candidate.sha256:
+        objections.append(Reason("already_current", f"{candidate.sha256[:12]} has been current since its promotion"))
+        current = None
+    opponents = opponents_of(config, current, rules)
+    evidence: dict[str, Blocks] = {}
+    exhausted: list[str] = []
+    with EvidenceStore(evidence_path(home)) as store:
+        for name, opponent in opponents.items():
+            series = Series(config.key, model_participant(candidate.sha256), opponent)
+            evidence[name] = blocks = blocks_of(store.games(series), config)
+            if store.attempts(series).get(blocks.complete, 0) >= MAX_ATTEMPTS:
+                exhausted.append(name)
+        contaminated = sorted(store.digests(config.key) & stored_digests(config, home))
+    if contaminated:
+        objections.append(Reason("contaminated", f"{len(contaminated)} evaluation games, {contaminated[0][:12]} first"))
+    has_incumbent = current is not None
+    decision = decide(evidence, rules, now, has_incumbent=has_incumbent, exhausted=exhausted, objections=objections)
+    return Assessment(qualification, entry and entry.sha256, opponents, evidence, decision, rules, now)
+
+
+def record(home: Home, assessment: Assessment, who: str) -> Entry | None:
+    """Record a promotion or a refusal; None where more games are needed, or where the same refusal is the last word already.
+
+    Raises CurrentChanged, Pinned and sqlite3.Error.
+    """
+    decision, candidate = assessment.decision, assessment.candidate
+    if decision.verdict == "continue":
+        return None
+    with DecisionLog(log_path(home)) as log:
+        last = log.last_about(candidate.config, candidate.sha256)
+        if decision.verdict == "refuse" and last is not None and last.why == decision.rationale:
+            return None
+        if any(reason.code == "already_current" for reason in decision.reasons):
+            return None
+        return log.append(
+            candidate.config,
+            decision.verdict,
+            candidate.sha256,
+            who=who,
+            why=decision.rationale,
+            record=assessment.to_dict(),
+            expected=assessment.current,
+        )
+
+
+def rollback(home: Home, config: Config, prefix: str | None, *, who: str, why: str) -> Entry:
+    """Make a model current again that was current before: the one whose hash begins with `prefix`, or the previous one.
+
+    Raises NothingToDo, UnknownCandidate, Pinned and CurrentChanged.
+    """
+    with DecisionLog(log_path(home)) as log:
+        current = log.current(config.key)
+        if current is None:
+            raise NothingToDo(f"no model of {config.key} was ever promoted: there is nothing to roll back")
+        if prefix is None:
+            previous = log.previous(config.key)
+            if previous is None:
+                raise NothingToDo(f"{current.sha256[:12]} is the first model of {config.key}: there is none to go back to")
+            prefix = previous.sha256
+        candidate = find(home, prefix, config.key)
+        if candidate.sha256 == current.sha256:
+            raise NothingToDo(f"{candidate.sha256[:12]} is the current model of {config.key} already")
+        if not log.was_current(config.key, candidate.sha256):
+            raise NothingToDo(f"{candidate.sha256[:12]} was never promoted: only the evidence promotes, see `models decide`")
+        if damage := [problem for problem in qualify(home, candidate).problems if problem.code == "file_damaged"]:
+            raise NothingToDo(f"{candidate.sha256[:12]} cannot be made current: {damage[0].text}")
+        return log.append(
+            config.key, "rollback", candidate.sha256, who=who, why=why, record={"from": current.sha256}, expected=current.sha256
+        )
+
+
+def pin(home: Home, config: Config, *, who: str, why: str, release: bool = False) -> Entry:
+    """Keep the current model of a config whatever the evidence says, or let it be replaced again. Raises NothingToDo."""
+    with DecisionLog(log_path(home)) as log:
+        current, standing = log.current(config.key), log.pin(config.key)
+        if current is None:
+            raise NothingToDo(f"no model of {config.key} was ever promoted: there is none to pin")
+        if release == (standing is None):
+            state = f"is pinned to {standing.sha256[:12]} already" if standing else "is not pinned"
+            raise NothingToDo(f"{config.key} {state}")
+        return log.append(config.key, "unpin" if release else "pin", current.sha256, who=who, why=why, expected=current.sha256)
