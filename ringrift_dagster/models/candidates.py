@@ -33,7 +33,7 @@ MAX_DATA_AGE_HOURS: Final = 48.0
 """Age of a training set's newest game when training began from which the data are stale, unless the caller says otherwise."""
 MIN_PREFIX: Final = 8
 """Characters of a hash that are enough to name a candidate, if no other begins with them."""
-SUFFIXES: Final = {"torch_zip": ".pth", "torch_legacy": ".pth", "safetensors": ".safetensors", "onnx": ".onnx"}
+SUFFIXES: Final = {"torch-zip": ".pth", "torch-legacy": ".pth", "safetensors": ".safetensors", "onnx": ".onnx"}
 MAX_RECORD_BYTES: Final = 1 << 20
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -41,6 +41,7 @@ Text = Annotated[str, Field(max_length=500)]
 
 PROBLEMS: Final = {
     "config_mismatch": "The model is not for this config, or does not say for which it is.",
+    "format_unsupported": "RingRift's processes load torch files only.",
     "channels_mismatch": "The network takes another number of planes than the encoder of its config makes.",
     "policy_mismatch": "The network's policy has another size than the moves of its board need.",
     "encoder_mismatch": "The model was trained with another encoder or feature version than its training set has.",
@@ -219,6 +220,8 @@ def _damage(path: Path, sha256: str) -> Iterator[Problem]:
 
 
 def _misfits(facts: Facts, config: Config) -> Iterator[Problem]:
+    if not facts.format.startswith("torch"):
+        yield Problem("format_unsupported", f"the file is {facts.format}: save the state dict with torch")
     board = BOARD_FACTS[config.board]
     if facts.config != config.key:
         yield Problem("config_mismatch", f"the file says {facts.config or 'nothing'}, it is registered for {config.key}")

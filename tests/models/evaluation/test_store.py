@@ -67,6 +67,8 @@ def test_a_tombstone_removes_a_game_from_what_counts_and_from_nothing_else(store
 def test_nothing_is_changed_or_deleted(table: str, statement: str, store: EvidenceStore, tmp_path: Path) -> None:
     store.add(block(0, ("won", "lost")))
     store.retract(game(0, 1).game_id, "anna", "why", 5.0)
-    with closing(sqlite3.connect(tmp_path / "deep" / "evidence.db")) as connection:
-        with pytest.raises(sqlite3.IntegrityError, match="only added to"):
-            connection.execute(statement.format(table))
+    with (
+        closing(sqlite3.connect(tmp_path / "deep" / "evidence.db")) as connection,
+        pytest.raises(sqlite3.IntegrityError, match="only added to"),
+    ):
+        connection.execute(statement.format(table))

@@ -1,0 +1,178 @@
+"""`ringrift-data models` at a prompt: every decision on record, every failure one line that says what to do."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ringrift_dagster.cli.main import run
+from ringrift_dagster.datasets.training_sets import TrainingSet
+from ringrift_dagster.games.config import parse_config
+from ringrift_dagster.home import Home
+from ringrift_dagster.models.evaluation.records import Participant
+from ringrift_dagster.models.promotion.decision import default_rules
+from ringrift_dagster.models.promotion.promoting import model_participant, opponents_of
+from tests.models.conftest import CONFIG, exported, trained
+from tests.models.making import model_file
+from tests.models.promotion.test_promoting import STRONG, WEAK, played
+
+__all__ = ["exported", "trained"]
+
+Call = Callable[..., tuple[int, str, str]]
+Register = Callable[[int], dict[str, Any]]
+PARSED = parse_config(CONFIG)
+OPPONENTS = opponents_of(PARSED, None, default_rules(PARSED.players))
+
+
+@pytest.fixture
+def models(capfd: pytest.CaptureFixture[str], home: Home) -> Call:
+    """Runs `ringrift-data models …` in this process; gives (exit status, stdout, stderr)."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        status = run(["models", *map(str, arguments)])
+        return int(status), *capfd.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def registered(models: Call, trained: TrainingSet, home: Home, tmp_path: Path) -> Register:
+    """Registers a model that qualifies; another seed is another model."""
+
+    def register(seed: int) -> dict[str, Any]:
+        assert trained.newest_game is not None
+        file = model_file(tmp_path / "model.pth", CONFIG, seed)
+        began = (trained.newest_game + timedelta(hours=1)).isoformat()
+        npz = home.datasets / f"{CONFIG}.npz"
+        status, out, _ = models(
+            "register", file, "--config", CONFIG, "--training-data", npz, "--training-began", began, "--who", "anna", "--json"
+        )
+        answer = json.loads(out)
+        assert (status, answer["problems"], answer["training_data_sha256"]) == (0, [], trained.sha256)
+        return answer
+
+    return register
+
+
+def strong(home: Home, sha256: str, *others: Participant) -> None:
+    """Evidence now with which the default rules promote."""
+    for opponent in (*OPPONENTS.values(), *others):
+        played(home, sha256, opponent, STRONG, ended=time.time())
+
+
+def test_from_a_checkpoint_to_the_current_model_and_back(models: Call, registered: Register, home: Home) -> None:
+    first, second, third = (registered(seed)["sha256"] for seed in (1, 2, 3))
+    status, out, _ = models("decide", "--candidate", first[:12])
+    assert (status, "More games are needed." in out) == (1, True)
+    strong(home, first)
+    status, out, _ = models("decide", "--candidate", first[:12], "--who", "anna")
+    assert (status, "Promoted." in out) == (0, True)
+
+    strong(home, second, model_participant(first))
+    assert models("decide", "--candidate", second[:12], "--dry-run")[0] == 0
+    assert json.loads(models("history", "--config", CONFIG, "--json")[1])["current"]["sha256"] == first
+    assert models("decide", "--candidate", second[:12], "--who", "ben")[0] == 0
+
+    strong(home, third)
+    played(home, third, model_participant(second), WEAK, ended=time.time())
+    status, out, _ = models("decide", "--candidate", third[:12])
+    assert (status, "Refused." in out, "not stronger than the incumbent" in out) == (1, True, True)
+
+    states = {row["sha256"]: row["state"] for row in json.loads(models("list", "--config", CONFIG, "--json")[1])["models"]}
+    assert states == {first: "former", second: "current", third: "refused"}
+
+    status, out, _ = models("rollback", "--config", CONFIG, "--why", "it hung", "--who", "carla")
+    assert (status, out) == (0, f"{first[:12]} is the current model of {CONFIG} again\n")
+    assert models("pin", "--config", CONFIG, "--why", "release")[:2] == (0, f"{CONFIG} is pinned to {first[:12]}\n")
+    status, _, err = models("rollback", "--config", CONFIG, "--to", second[:12], "--why", "no")
+    assert (status, "release it with" in err, err.count("\n")) == (1, True, 1)
+    assert models("pin", "--config", CONFIG, "--why", "over", "--release")[0] == 0
+
+    answer = json.loads(models("history", "--config", CONFIG, "--json")[1])
+    assert answer["current"]["sha256"] == first
+    assert [(entry["kind"], entry["sha256"], entry["why"]) for entry in answer["decisions"]][1:3] == [
+        ("pin", first, "release"), ("rollback", first, "it hung"),
+    ]  # fmt: skip
+    status, out, _ = models("history", "--config", CONFIG)
+    assert status == 0
+    assert f"{first} was current for {CONFIG} now" in out
+    assert re.search(r"trained on \d+ games, NPZ [0-9a-f]{64}, game digests [0-9a-f]{64}", out)
+    assert "by anna" in out
+
+
+def test_show_says_what_is_known_and_what_a_decision_would_be(models: Call, registered: Register) -> None:
+    sha256 = registered(1)["sha256"]
+    status, out, _ = models("show", sha256[:12])
+    assert status == 0
+    for expected in (sha256, "TestNet", "square_v2", "registered", "by anna", "More games are needed."):
+        assert expected in out
+    answer = json.loads(models("show", sha256[:12], "--json")[1])
+    assert answer["decision"]["verdict"] == "continue"
+    assert answer["training_set"]["canonical"] is True
+
+
+def test_what_disqualifies_a_checkpoint_is_listed_when_it_is_registered(models: Call, tmp_path: Path) -> None:
+    status, out, _ = models("register", model_file(tmp_path / "m.pth", "hex8_2p"), "--config", CONFIG)
+    assert status == 1
+    for code in ("config_mismatch", "channels_mismatch", "policy_mismatch", "provenance_unknown", "training_time_unknown"):
+        assert code in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (("show", "0" * 12), 2, "no candidate begins with 000000000000: `ringrift-data models list` shows all"),
+        (("show", "abc"), 2, "too short"),
+        (("decide", "--candidate", "0" * 12, "--config", "hex8_2p"), 2, "no candidate of hex8_2p begins with"),
+        (("history", "--config", "hex9_2p"), 2, "no config key in 'hex9_2p'"),
+        (("history", "--config", "hex8_2p", "--at", "tomorrow"), 2, "is no date: write it as"),
+        (("rollback", "--config", "hex8_2p", "--why", "x"), 1, "no model of hex8_2p was ever promoted"),
+        (("rollback", "--config", "hex8_2p"), 2, "Missing option '--why'"),
+        (("pin", "--config", "hex8_2p", "--why", "x"), 1, "none to pin"),
+        (("register", "/nowhere/m.pth", "--config", "hex8_2p"), 2, "/nowhere/m.pth: No such file or directory"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_errors_are_one_line_that_says_what_to_do(arguments: tuple[str, ...], status: int, message: str, models: Call) -> None:
+    exited, out, err = models(*arguments)
+    assert (exited, out, err.count("\n")) == (status, "", 1)
+    assert message in err
+
+
+def test_a_file_that_is_no_model_is_refused_with_its_reason(models: Call, tmp_path: Path) -> None:
+    path = tmp_path / "m.pth"
+    path.write_bytes(b"\x80\x02cos\nsystem\n(S'touch /tmp/x'\ntR.")
+    status, _, err = models("register", path, "--config", CONFIG)
+    assert (status, err.count("\n")) == (1, 1)
+    assert "forbidden_global" in err or "corrupt_pickle" in err or "truncated" in err
+
+
+def test_evaluation_says_what_cannot_play(models: Call, registered: Register) -> None:
+    sha256 = registered(1)["sha256"]
+    for against, message in (
+        ("incumbent", "has no current model yet"),
+        ("chess", "opponents are incumbent and the AIs that we play"),
+    ):
+        status, _, err = models("evaluate", "--candidate", sha256[:12], "--config", CONFIG, "--against", against)
+        assert (status, message in err, err.count("\n")) == (2, True, 1)
+
+
+def test_before_the_first_promotion_no_model_was_current(models: Call, registered: Register, home: Home) -> None:
+    sha256 = registered(1)["sha256"]
+    strong(home, sha256)
+    assert models("decide", "--candidate", sha256[:12])[0] == 0
+    status, out, _ = models("history", "--config", CONFIG, "--at", "2020-01-01")
+    assert (status, "no model of square8_4p was current at" in out) == (1, True)
+    assert models("history", "--config", CONFIG, "--at", "2999-01-01")[0] == 0
+
+
+def test_without_candidates_the_list_says_how_to_get_one(models: Call) -> None:
+    status, out, _ = models("list")
+    assert (status, "models register FILE" in out) == (0, True)
