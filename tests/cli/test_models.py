@@ -37,7 +37,8 @@ def models(capfd: pytest.CaptureFixture[str], home: Home) -> Call:
 
     def call(*arguments: object) -> tuple[int, str, str]:
         status = run(["models", *map(str, arguments)])
-        return int(status), *capfd.readouterr()
+        out, err = capfd.readouterr()
+        return int(status), out, err
 
     return call
 
