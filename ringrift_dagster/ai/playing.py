@@ -43,6 +43,10 @@ class Stopped(Exception):
     """The game in progress was abandoned."""
 
 
+class IllegalChoice(ValueError):
+    """A policy chose something that is none of the legal moves."""
+
+
 class Arena:
     """Plays games of one config in one thread; tables and buffers are made once. `stop` is asked before every move."""
 
@@ -64,7 +68,7 @@ class Arena:
         """Play one game; `policies` are in the order of the seats at the start, and `path` begins the seeds of all their decisions.
 
         The first `opening_moves` decisions are drawn evenly from the legal moves with seeds that begin with `opening`, whoever has
-        the move. Raises Stopped, and whatever a policy raises.
+        the move. Raises Stopped, IllegalChoice, and whatever a policy raises.
         """
         started, clock = datetime.now(UTC), time.perf_counter()
         seating = list(range(len(policies)))
@@ -82,6 +86,8 @@ class Arena:
             elif count > 1:
                 choice = policies[seating[player - 1]](position, legal, move_generator(path, player, number))
                 chosen = choice.index
+                if not 0 <= chosen < count:
+                    raise IllegalChoice(f"the policy of player {player} chose alternative {chosen} of {count}")
                 if choice.visits is not None:
                     probabilities[number] = move_probabilities(self.config, legal.rows.tolist(), choice.visits.tolist())
             row = self._rows[chosen].copy()

@@ -46,7 +46,8 @@ def stopped() -> bool:
 def results(function: Callable[[_Task], _Result], tasks: Sequence[_Task], workers: int) -> Iterator[Iterator[_Result]]:
     """The results of a function for these tasks, in order, computed here or by as many processes as `workers` says.
 
-    For several processes function, tasks and results have to be picklable. Raises WorkerLost, and what the function raises.
+    Leaving the context gives up the tasks whose results were not taken. For several processes function, tasks and results have to
+    be picklable. Raises WorkerLost, and what the function raises.
     """
     if workers == 1 or len(tasks) < 2:
         yield map(function, tasks)
@@ -58,12 +59,9 @@ def results(function: Callable[[_Task], _Result], tasks: Sequence[_Task], worker
         yield _in_order(pool, function, tasks, _AHEAD * workers)
     except BrokenProcessPool as error:
         raise WorkerLost("a worker process ended unexpectedly (out of memory?)") from error
-    except BaseException:
-        parent_end.close()  # games that are being played are given up
-        raise
     finally:
+        parent_end.close()  # games that are still being played are given up
         pool.shutdown(wait=True, cancel_futures=True)
-        parent_end.close()
         stop.close()
 
 

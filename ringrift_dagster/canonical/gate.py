@@ -176,14 +176,7 @@ class Gate:
             if verdict.reason is None:
                 self._accepted.add(digest)
         except _Rejected as rejected:
-            verdict = GameVerdict(
-                record.game_id,
-                digest,
-                rejected.reason,
-                rejected.move,
-                rejected.detail[:300],
-                moves=len(record.moves),
-            )
+            verdict = _rejection(record, digest, rejected)
         return JudgedGame(record, verdict, config, moves, bool(start is not None and start.swap_rule))
 
     def retract(self, digests: Iterable[str]) -> None:
@@ -200,17 +193,42 @@ class Gate:
             reused = False
         else:
             reused = True
-        return GameVerdict(
-            record.game_id,
-            digest,
-            stored.reason,
-            stored.move_number,
-            stored.detail,
-            stored.moves,
-            stored.hashes_checked,
-            stored.variant,
-            reused,
-        )
+        return _verdict(record, digest, stored, reused)
+
+
+def judge_holdout(record: GameRecord) -> GameVerdict:
+    """The verdict on one game that is kept for evaluation: all questions but whether the game was seen before.
+
+    A game of any other source is rejected as `holdout_source`, so that none is both accepted here and by a `Gate`. The verdict
+    comes without moves: nothing can be trained on it. Never raises for what the record contains.
+    """
+    digest: str | None = None
+    try:
+        config = _admit(record, holdout=True)
+        start = _starting_position(record, config)
+        moves = _packed(record, config)
+        digest = game_digest(config, start, moves)
+        return _verdict(record, digest, _judge(record, config, start, moves))
+    except _Rejected as rejected:
+        return _rejection(record, digest, rejected)
+
+
+def _verdict(record: GameRecord, digest: str, stored: StoredVerdict, reused: bool = False) -> GameVerdict:
+    return GameVerdict(
+        record.game_id,
+        digest,
+        stored.reason,
+        stored.move_number,
+        stored.detail,
+        stored.moves,
+        stored.hashes_checked,
+        stored.variant,
+        reused,
+    )
+
+
+def _rejection(record: GameRecord, digest: str | None, rejected: _Rejected) -> GameVerdict:
+    return GameVerdict(record.game_id, digest, rejected.reason, rejected.move, rejected.detail[:300], moves=len(record.moves))
 
 
 def _judge(record: GameRecord, config: Config, start: Position, moves: PackedMoves) -> StoredVerdict:
@@ -230,16 +248,17 @@ def _judge(record: GameRecord, config: Config, start: Position, moves: PackedMov
     return StoredVerdict(rejection.reason, rejection.move, rejection.detail[:300], len(moves), 0, None, engine())
 
 
-def _admit(record: GameRecord) -> Config:
-    """The questions that need no moves: readable, finished, for training, of a known config, with a beginning and moves."""
+def _admit(record: GameRecord, *, holdout: bool = False) -> Config:
+    """The questions that need no moves: readable, finished, for this purpose, of a known config, with a beginning and moves."""
     if record.damage is not None:
         raise _Rejected("unreadable", record.damage, record.damaged_move)
     row = record.row
     if not record.finished:
         raise _Rejected("unfinished", f"game_status is {str(row.get('game_status'))[:40]!r}")
     source = str(row.get("source") or "").lower()
-    if any(word in source for word in HOLDOUT_SOURCES):
-        raise _Rejected("holdout_source", f"source {source[:80]!r} is kept for evaluation")
+    if any(word in source for word in HOLDOUT_SOURCES) != holdout:
+        purpose = "not kept for evaluation" if holdout else "kept for evaluation"
+        raise _Rejected("holdout_source", f"source {source[:80]!r} is {purpose}")
     board, players = row.get("board_type"), row.get("num_players")
     if board not in BOARDS or type(players) is not int or players not in PLAYER_COUNTS:  # SQLite keeps 2.0 in an untyped column
         raise _Rejected("wrong_config", f"{record.config_key[:60]!r} is no config")

@@ -233,15 +233,23 @@ class GameDatabase:
         Raises DatabaseUnreadable when the file turns out to be damaged on the way.
         """
         # The same shape as RingRift's query, so that SQLite picks the same plan and breaks ties alike.
-        where, values = "1=1", ()
+        where: str = "1=1"
+        values: tuple[object, ...] = ()
         if config is not None:
             where = "board_type = ? AND num_players = ?"
             values = (config.board, config.players)
             if "game_moves" in self._tables:
                 where += " AND EXISTS (SELECT 1 FROM game_moves m WHERE m.game_id = games.game_id)"
         order = "ORDER BY created_at DESC" if "created_at" in self._tables[_GAMES] else ""
+        yield from self._selected(f"{where} {order}", values)
+
+    def game(self, game_id: str) -> GameRecord | None:
+        """The game of this id, None if there is none. Raises DatabaseUnreadable when the file turns out to be damaged."""
+        return next(self._selected("game_id = ?", (game_id,)), None)
+
+    def _selected(self, condition: str, values: Sequence[object]) -> Iterator[GameRecord]:
         try:
-            with closing(self._connection.execute(f"SELECT * FROM games WHERE {where} {order}", values)) as rows:
+            with closing(self._connection.execute(f"SELECT * FROM games WHERE {condition}", values)) as rows:
                 names = [column[0] for column in rows.description]
                 for values_of_row in rows:
                     yield self._record(dict(zip(names, values_of_row, strict=True)))

@@ -282,13 +282,15 @@ class GameRecorder:
     """The only writer of a game database made by this project. Use as a context manager.
 
     `about` identifies the run (root seed, AIs, version of the engine, …); it is stored in a new file, and an existing file is
-    continued only if it has the same values. Other programs may read the database while it is written. Raises
+    continued only if it has the same values. Other programs may read the database while it is written. With `durable` a game that
+    was written survives a power failure too, at the price of waiting for the disk once a game. Raises
     RecordingRefused when another writer has the file, or it is not a database of `config` with the values of `about`, and
     RecordingError when it cannot be written.
     """
 
-    def __init__(self, path: Path, config: Config, about: Mapping[str, str]) -> None:
+    def __init__(self, path: Path, config: Config, about: Mapping[str, str], *, durable: bool = False) -> None:
         self.path = path
+        self._durable = durable
         self.config = config
         self._about = {f"{_METADATA_PREFIX}{name}": value for name, value in {**about, "config": config.key}.items()}
         if path.exists() and not path.is_file():
@@ -416,7 +418,7 @@ class GameRecorder:
                     self._create()
                 self._check()
                 connection.execute("PRAGMA foreign_keys = ON")
-                connection.execute("PRAGMA synchronous = NORMAL")
+                connection.execute(f"PRAGMA synchronous = {'FULL' if self._durable else 'NORMAL'}")
         except BaseException:
             connection.close()
             raise

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ringrift_dagster.canonical import verdicts
+from ringrift_dagster import sqlite_file
 from ringrift_dagster.canonical.verdicts import StoredVerdict, VerdictStore
 
 CANONICAL = StoredVerdict(None, None, None, 40, 9)
@@ -36,7 +36,7 @@ def test_another_process_writes_between_two_verdicts(path: Path) -> None:
 
 def test_verdicts_become_durable_while_a_database_is_judged(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr(verdicts.time, "monotonic", lambda: now)
+    monkeypatch.setattr(sqlite_file.time, "monotonic", lambda: now)
     with VerdictStore(path) as store:
         for number in range(500):
             store.put(f"game {number}", "claims", "rules", CANONICAL)
@@ -59,7 +59,7 @@ def test_a_verdict_counts_at_once_and_the_first_one_stays(path: Path) -> None:
 
 
 def test_what_could_not_be_written_is_written_later(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verdicts, "_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(sqlite_file, "WAIT_SECONDS", 0.0)
     with VerdictStore(path) as store, closing(sqlite3.connect(path)) as other:
         other.execute("BEGIN IMMEDIATE")
         store.put("game", "claims", "rules", REJECTED)
@@ -77,8 +77,8 @@ def test_a_store_that_another_process_is_just_making_is_waited_for(path: Path, m
         other.execute("BEGIN")
         other.execute("SELECT * FROM something").fetchall()
         connect = sqlite3.connect
-        monkeypatch.setattr(verdicts.sqlite3, "connect", lambda at, timeout: connect(at, timeout=0))
-        monkeypatch.setattr(verdicts.time, "sleep", lambda seconds: other.rollback())
+        monkeypatch.setattr(sqlite_file.sqlite3, "connect", lambda at, timeout: connect(at, timeout=0))
+        monkeypatch.setattr(sqlite_file.time, "sleep", lambda seconds: other.rollback())
         with VerdictStore(path) as store:
             store.put("game", "claims", "rules", CANONICAL)
     monkeypatch.undo()

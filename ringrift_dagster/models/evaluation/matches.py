@@ -1,7 +1,7 @@
 """Playing evaluation games in blocks: one opening, the candidate once in every seat, by several processes.
 
-The games are canonical games like any others: recorded in a database of their own with the source `evaluation`, so that the gate
-can judge them, and never part of a training set. What the results mean is for `records` and `models.promotion`.
+The games are canonical games like any others, recorded in a database of their own and judged by the gate; their source keeps them
+out of every training set. What the results mean is for `records` and `models.promotion`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final
 
@@ -21,15 +21,19 @@ from ringrift_dagster.ai.policies.interface import Policy
 from ringrift_dagster.ai.registry import PolicySpec, parse_spec
 from ringrift_dagster.ai.seeds import path_of, seed
 from ringrift_dagster.ai.selfplay import ENGINE_VERSION
-from ringrift_dagster.ai.workers import results, stopped
+from ringrift_dagster.ai.workers import MAX_WORKERS, results, stopped
+from ringrift_dagster.canonical.gate import judge_holdout
 from ringrift_dagster.games.config import Config, parse_config
-from ringrift_dagster.games.recording import GameRecorder, GameRows, PlayedGame, Seat, game_rows
+from ringrift_dagster.games.database import GameDatabase, GameRecord, file_sha256
+from ringrift_dagster.games.recording import GameRecorder, GameRows, PlayedGame, RecordingError, Seat, game_rows
 from ringrift_dagster.models.evaluation.records import (
     HARNESS,
+    Blocks,
     EvaluationGame,
     Participant,
     Result,
     Series,
+    blocks_of,
     next_blocks,
 )
 from ringrift_dagster.models.evaluation.store import EvidenceStore
@@ -39,12 +43,16 @@ SOURCE: Final = "evaluation"
 OPENING_ROUNDS: Final = 2
 """How many moves every player makes at random before the policies begin."""
 MAX_BLOCKS: Final = 100_000
+MAX_DETAIL: Final = 500
+"""Characters of the reason of a void game."""
+BATCH: Final = 50
+"""Blocks that a worker is given before those without a result are tried again."""
 
 _IDS: Final = uuid.UUID("0e7c7a52-8f5d-5d0e-9a43-5a7a0b1f5c11")
 """Namespace of the ids of evaluation games."""
 
 Progress = Callable[[int, int], None]
-"""Called with (blocks that were played, blocks to play)."""
+"""Called with (blocks that count, blocks that are to count)."""
 
 
 class UnknownParticipant(ValueError):
@@ -85,35 +93,81 @@ def evaluate(
     *,
     workers: int = 1,
     progress: Progress | None = None,
+    stop: Callable[[Blocks], bool] | None = None,
 ) -> int:
     """Play until the series has `blocks` blocks, as far as they can be played; returns how many were played now.
 
-    Every block is written to `database` first and becomes evidence then: evidence without its games does not exist. Blocks that an
-    interruption lost are played again, with the same result. Raises UnknownParticipant, RecordingError, WorkerLost,
-    ConflictingEvidence, and ValueError for a number out of range.
+    `stop` is asked, before the first block and after every one, with the blocks that count by then; when it holds, the games in
+    progress are given up. A block becomes evidence once all its games are in `database` and the gate accepts what it reads there:
+    evidence without a canonical game does not exist. Blocks that an interruption lost are played again, with the same result.
+    Raises UnknownParticipant, RecordingError, DatabaseUnreadable, WorkerLost, ConflictingEvidence, sqlite3.Error, and ValueError
+    for a number out of range.
     """
     if not 1 <= blocks <= MAX_BLOCKS:
         raise ValueError(f"the number of blocks is 1 to {MAX_BLOCKS:,}, not {blocks}")
-    config = match.config
-    Players(match)  # says what cannot play before anything is written
-    done = 0
-    todo = next_blocks(store.games(match.series), store.attempts(match.series), config, blocks)
-    while todo:
-        with (
-            GameRecorder(database, config, {"purpose": SOURCE}) as recorder,
-            results(partial(play_block, match), todo, workers) as played,
-        ):
-            for block in played:
-                known = recorder.digests()
-                for rows in block.rows:
-                    if rows.game_id not in known:
-                        recorder.write(rows)
-                store.add(block.games)
-                done += 1
-                if progress is not None:
-                    progress(done, len(todo))
-        todo = next_blocks(store.games(match.series), store.attempts(match.series), config, blocks)
-    return done
+    if not 1 <= workers <= MAX_WORKERS:
+        raise ValueError(f"the number of workers is 1 to {MAX_WORKERS}, not {workers}")
+    series, config = match.series, match.config
+    _players(match)  # says what cannot play before anything is written
+    games = store.games(series)
+
+    def missing() -> list[tuple[int, int]]:
+        """The next blocks to play. They are few, so that a block that ended without a result is soon tried again."""
+        if stop is not None and stop(blocks_of(games, config)):
+            return []
+        return next_blocks(games, store.attempts(series), config, blocks)[: BATCH * workers]
+
+    if not missing():
+        return 0
+    played = 0
+    with GameRecorder(database, config, {"purpose": SOURCE}, durable=True) as recorder:
+        recorded = recorder.digests()
+        games = store.games(series)  # whoever had the database before may have added some
+        while todo := missing():
+            with results(partial(play_block, match), todo, workers) as batch:
+                for block in batch:
+                    evidence = _keep(block, recorder, recorded)
+                    store.add(evidence)
+                    games += evidence
+                    played += 1
+                    if progress is not None:
+                        progress(blocks_of(games, config).complete, blocks)
+                    if stop is not None and stop(blocks_of(games, config)):
+                        return played
+            games = store.games(series)
+    return played
+
+
+def _keep(block: PlayedBlock, recorder: GameRecorder, recorded: dict[str, str]) -> list[EvaluationGame]:
+    """Write the games of a block and return its evidence: what the gate does not accept, or was recorded otherwise, is void.
+
+    `recorded` has the digests of all games that the database has, by their ids.
+    """
+    for rows in block.rows:
+        if recorded.setdefault(rows.game_id, rows.digest) == rows.digest:
+            recorder.write(rows)
+    with GameDatabase(recorder.path, check=False) as database:
+        return [
+            game if game.result == "void" else _verified(game, database.game(game.game_id), recorder.path) for game in block.games
+        ]
+
+
+def _verified(game: EvaluationGame, record: GameRecord | None, database: Path) -> EvaluationGame:
+    if record is None:
+        raise RecordingError(database, f"game {game.game_id} was written to it and is not there: run this again")
+    verdict = judge_holdout(record)
+    if verdict.reason is not None:
+        return _void(game, f"the gate rejects the game: {verdict.reason}: {verdict.detail}")
+    if verdict.digest != game.digest:
+        return _void(game, "the game was played before and recorded with other moves: a participant does not follow its seed")
+    return game
+
+
+def _void(game: EvaluationGame, detail: str) -> EvaluationGame:
+    """A game without a result, for this reason."""
+    return replace(
+        game, result="void", winner_seat=0, moves=0, termination="", digest=None, detail=" ".join(detail.split())[:MAX_DETAIL]
+    )
 
 
 def play_block(match: Match, task: tuple[int, int]) -> PlayedBlock:
@@ -125,6 +179,8 @@ def play_block(match: Match, task: tuple[int, int]) -> PlayedBlock:
         games.append(game)
         if recorded is not None:
             rows.append(recorded)
+        else:
+            _players.cache_clear()  # a policy that failed may have left its scratch space in any state
     return PlayedBlock(tuple(games), tuple(rows))
 
 
@@ -166,8 +222,7 @@ class Players:
         except Stopped:
             raise
         except Exception as error:  # whatever a policy does must not become a result
-            detail = f"{type(error).__name__}: {error}".replace("\n", " ")[:500]
-            return replace(game, finished=time.time(), detail=detail), None
+            return replace(_void(game, f"{type(error).__name__}: {error}"), finished=time.time()), None
         winner = int(rows.game["winner"] or 0)
         result: Result = "drawn" if not winner else "won" if winner == seat else "lost"
         return replace(
@@ -209,8 +264,8 @@ class Players:
         )
 
 
-_players = cache(Players)
-"""The players of a match in a worker process."""
+_players = lru_cache(maxsize=1)(Players)
+"""The players of a match in this process."""
 
 
 def make_policy(participant: Participant, config: Config, files: Mapping[str, Path]) -> Policy:
@@ -222,6 +277,8 @@ def make_policy(participant: Participant, config: Config, files: Mapping[str, Pa
             raise UnknownParticipant(str(error)) from error
         return POLICIES[spec.name](config, spec.budget)
     path = files.get(participant.sha256)
-    if path is None:
+    if path is None or not path.is_file():
         raise UnknownParticipant(f"the file of model {participant.sha256[:12]} is not here")
+    if file_sha256(path) != participant.sha256:
+        raise UnknownParticipant(f"{path}: not model {participant.sha256[:12]}: the file has other content")
     raise UnknownParticipant(f"no policy plays with model {participant.sha256[:12]} ({path})")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import takewhile
 from statistics import fmean
 from typing import Any, Final, Literal
 
@@ -163,11 +164,20 @@ def _hosts(games: Sequence[EvaluationGame], players: int) -> dict[str, tuple[int
 def next_blocks(games: Iterable[EvaluationGame], used: Mapping[int, int], config: Config, most: int) -> list[tuple[int, int]]:
     """Which blocks are to be played to have `most` of them, as (block, attempt).
 
-    `used` is the highest attempt of every block that was ever played. A block that was tried MAX_ATTEMPTS times is left out.
+    `used` is the highest attempt of every block that was ever played. Behind a block that can no longer be completed no other
+    would count, so that the list ends there.
     """
     attempts = _by_attempt(games)
-    missing = [number for number in range(most) if _whole(attempts.get(number, {}), config.players) is None]
-    return [(number, used.get(number, -1) + 1) for number in missing if used.get(number, -1) + 1 < MAX_ATTEMPTS]
+    missing = (number for number in range(most) if _whole(attempts.get(number, {}), config.players) is None)
+    following = ((number, used.get(number, -1) + 1) for number in missing)
+    return list(takewhile(lambda task: task[1] < MAX_ATTEMPTS, following))
+
+
+def exhausted_block(games: Iterable[EvaluationGame], used: Mapping[int, int], config: Config) -> int | None:
+    """The first block that was tried MAX_ATTEMPTS times and is not complete, or None; `used` is as in `next_blocks`."""
+    attempts = _by_attempt(games)
+    spent = (number for number in sorted(used) if used[number] + 1 >= MAX_ATTEMPTS)
+    return next((number for number in spent if _whole(attempts.get(number, {}), config.players) is None), None)
 
 
 def _by_attempt(games: Iterable[EvaluationGame]) -> dict[int, dict[int, dict[int, EvaluationGame]]]:

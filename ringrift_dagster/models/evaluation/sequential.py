@@ -213,7 +213,7 @@ def _multiplier(weights: NDArray[np.floating], observed: NDArray[np.floating]) -
         raise ValueError("no distribution of the scores is as strong as a hypothesis: its Elo is out of range")
     margin = 1e-9
     low, high = -1 / most, -1 / least
-    return _root(lambda x: observed @ (weights / (1 + x * weights)), low + margin, high - margin)
+    return _root(lambda x: float(observed @ (weights / (1 + x * weights))), low + margin, high - margin)
 
 
 def _root(function: Callable[[float], float], low: float, high: float) -> float:

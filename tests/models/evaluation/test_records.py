@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import product
 
 import pytest
@@ -9,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ringrift_dagster.games.config import parse_config
-from ringrift_dagster.models.evaluation.records import MAX_ATTEMPTS, blocks_of, next_blocks, score
+from ringrift_dagster.models.evaluation.records import (
+    MAX_ATTEMPTS,
+    EvaluationGame,
+    blocks_of,
+    exhausted_block,
+    next_blocks,
+    score,
+)
 from tests.models.evaluation.making import block, game
 
 CONFIG = parse_config("square8_2p")
@@ -57,9 +65,64 @@ def test_of_several_attempts_the_first_whole_one_counts() -> None:
     assert blocks_of(games, CONFIG).scores == (4,)
 
 
-@given(order=st.permutations([entry for number in range(4) for entry in block(number, ("won", "lost"))]))
-def test_the_order_of_arrival_changes_nothing(order: list) -> None:  # type: ignore[type-arg]
-    assert blocks_of(order, CONFIG).scores == (2, 2, 2, 2)
+RESULTS = st.sampled_from(("won", "lost", "drawn", "void"))
+KEYS = [(number, attempt, seat) for number in range(4) for attempt in range(MAX_ATTEMPTS) for seat in (1, 2)]
+
+
+@st.composite
+def played(draw: st.DrawFn) -> list[EvaluationGame]:
+    """Any games of four blocks, with gaps, void ones and attempts that are not whole."""
+    keys = draw(st.lists(st.sampled_from(KEYS), unique=True))
+    return [game(number, seat, draw(RESULTS), attempt=attempt) for number, attempt, seat in keys]
+
+
+def used_by(games: Iterable[EvaluationGame]) -> dict[int, int]:
+    """The highest attempt of every block."""
+    used: dict[int, int] = {}
+    for entry in games:
+        used[entry.block] = max(entry.attempt, used.get(entry.block, 0))
+    return used
+
+
+@given(games=played(), data=st.data())
+def test_the_order_of_arrival_changes_nothing(games: list[EvaluationGame], data: st.DataObject) -> None:
+    order = data.draw(st.permutations(games))
+    assert blocks_of(order, CONFIG) == blocks_of(games, CONFIG)
+    assert next_blocks(order, used_by(order), CONFIG, 4) == next_blocks(games, used_by(games), CONFIG, 4)
+    assert exhausted_block(order, used_by(order), CONFIG) == exhausted_block(games, used_by(games), CONFIG)
+
+
+@given(games=played(), more=played())
+def test_blocks_that_count_stay_as_they_are(games: list[EvaluationGame], more: list[EvaluationGame]) -> None:
+    """Whatever is played by the rules, i.e. as `next_blocks` asks, only adds blocks behind those that count."""
+    before = blocks_of(games, CONFIG).scores
+    tasks = next_blocks(games, used_by(games), CONFIG, 4)
+    added = [entry for entry in more if (entry.block, entry.attempt) in tasks]
+    assert blocks_of([*games, *added], CONFIG).scores[: len(before)] == before
+
+
+@given(games=played(), data=st.data())
+def test_playing_what_is_asked_for_ends(games: list[EvaluationGame], data: st.DataObject) -> None:
+    """With all blocks, or with one that was tried as often as permitted: then nothing behind it is asked for."""
+    for _ in range(MAX_ATTEMPTS + 1):
+        tasks = next_blocks(games, used_by(games), CONFIG, 4)
+        missing = exhausted_block(games, used_by(games), CONFIG)
+        assert all(missing is None or number < missing for number, _ in tasks)
+        games = [
+            *games,
+            *(game(number, seat, data.draw(RESULTS), attempt=attempt) for number, attempt in tasks for seat in (1, 2)),
+        ]
+    assert next_blocks(games, used_by(games), CONFIG, 4) == []
+    complete = blocks_of(games, CONFIG).complete
+    assert complete == (exhausted_block(games, used_by(games), CONFIG) if complete < 4 else 4)
+
+
+@given(games=played())
+def test_void_games_never_score(games: list[EvaluationGame]) -> None:
+    without = [entry for entry in games if entry.result != "void"]
+    blocks = blocks_of(games, CONFIG)
+    assert blocks.scores == blocks_of(without, CONFIG).scores
+    assert blocks.void == len(games) - len(without)
 
 
 def test_hosts_are_compared() -> None:
