@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ringrift_dagster.models.candidates import Candidate
     from ringrift_dagster.models.promotion.log import Entry
     from ringrift_dagster.models.promotion.promoting import Assessment
+    from ringrift_dagster.models.publishing.published_set import Publication
 
 
 class ConfigType(click.ParamType):
@@ -262,6 +263,7 @@ def decide(candidate: str, config: Config | None, dry_run: bool, who: str, json_
     if not dry_run:
         with _refusals():
             entry = record(Home.from_env(), assessment, who)
+        _publish()
     promoted = assessment.decision.verdict == "promote"
     if json_output:
         print_json({"recorded": entry and entry.id, **assessment.to_dict()})
@@ -317,6 +319,7 @@ def rollback(config: Config, model: str | None, why: str, who: str, json_output:
 
     with _refusals():
         entry = promoting.rollback(Home.from_env(), config, model, who=who, why=why)
+    _publish()
     return _say(entry, f"{entry.sha256[:12]} is the current model of {config.key} again", json_output)
 
 
@@ -333,6 +336,32 @@ def pin(config: Config, release: bool, why: str, who: str, json_output: bool) ->
     with _refusals():
         entry = promoting.pin(Home.from_env(), config, who=who, why=why, release=release)
     return _say(entry, f"{config.key} is {'no longer pinned' if release else f'pinned to {entry.sha256[:12]}'}", json_output)
+
+
+@models.command()
+@as_json
+def publish(json_output: bool) -> int:
+    """Write the current models under the names that RingRift's readers look for, where an interruption has prevented it."""
+    publication = _publish()
+    entries = {config: current.model_dump(exclude_defaults=True) for config, current in publication.manifest.models.items()}
+    if json_output:
+        print_json({"switched": publication.switched, "models": entries})
+        return Exit.GOOD
+    click.echo("published" if publication.switched else "everything was published already")
+    print_table("Current models", ["config", "model", "files"], (
+        [config, entry["sha256"][:12], ", ".join(entry["files"])] for config, entry in entries.items()
+    ))  # fmt: skip
+    return Exit.GOOD
+
+
+def _publish() -> Publication:
+    from ringrift_dagster.models.promotion.promoting import publish_current
+    from ringrift_dagster.models.publishing.reasons import PublishingRefused
+
+    try:
+        return publish_current(Home.from_env())
+    except PublishingRefused as error:
+        raise BadNews(f"the decision stands, but is not published: {error}; then run `ringrift-data models publish`") from error
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import time
@@ -96,6 +97,11 @@ def test_from_a_checkpoint_to_the_current_model_and_back(models: Call, registere
     assert (status, "release it with" in err, err.count("\n")) == (1, True, 1)
     assert models("pin", "--config", CONFIG, "--why", "over", "--release")[0] == 0
 
+    published = home.models / "published"
+    assert hashlib.sha256((published / f"canonical_{CONFIG}.pth").read_bytes()).hexdigest() == first
+    assert (published / "ringrift_best_sq8_4p.pth.sha256").read_text().startswith(first)
+    assert models("publish")[:2][0] == 0
+
     answer = json.loads(models("history", "--config", CONFIG, "--json")[1])
     assert answer["current"]["sha256"] == first
     assert [(entry["kind"], entry["sha256"], entry["why"]) for entry in answer["decisions"]][1:3] == [
@@ -117,6 +123,24 @@ def test_show_says_what_is_known_and_what_a_decision_would_be(models: Call, regi
     answer = json.loads(models("show", sha256[:12], "--json")[1])
     assert answer["decision"]["verdict"] == "continue"
     assert answer["training_set"]["canonical"] is True
+
+
+def test_what_was_decided_but_not_published_is_published_later(models: Call, registered: Register, home: Home) -> None:
+    sha256 = registered(1)["sha256"]
+    strong(home, sha256)
+    foreign = home.models / "published" / "mine.pth"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_bytes(b"mine")
+    status, _, err = models("decide", "--candidate", sha256[:12])
+    assert (status, err.count("\n")) == (1, 1)
+    for expected in ("the decision stands, but is not published", "then run `ringrift-data models publish`"):
+        assert expected in err
+    assert foreign.read_bytes() == b"mine"
+    foreign.rename(home.models / "mine.pth")
+    status, out, _ = models("publish", "--json")
+    answer = json.loads(out)
+    assert (status, answer["switched"], answer["models"][CONFIG]["sha256"]) == (0, True, sha256)
+    assert json.loads(models("publish", "--json")[1])["switched"] is False
 
 
 def test_what_disqualifies_a_checkpoint_is_listed_when_it_is_registered(models: Call, tmp_path: Path) -> None:

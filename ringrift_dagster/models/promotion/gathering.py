@@ -6,23 +6,20 @@ How games are played is in `evaluation.matches`, what follows from them in `deci
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Final
 
 from ringrift_dagster.ai.registry import parse_spec
 from ringrift_dagster.games.config import Config, parse_config
 from ringrift_dagster.home import Home
 from ringrift_dagster.models.candidates import Candidate, UnknownCandidate, directory, find
 from ringrift_dagster.models.evaluation.matches import Match, evaluate, registry_participant
-from ringrift_dagster.models.evaluation.records import Blocks, Participant, Series, blocks_of
+from ringrift_dagster.models.evaluation.records import Blocks, Participant, Series
 from ringrift_dagster.models.evaluation.sequential import course, outcome
 from ringrift_dagster.models.evaluation.store import EvidenceStore
 from ringrift_dagster.models.promotion.decision import INCUMBENT, PromotionRules, default_rules
 from ringrift_dagster.models.promotion.log import DecisionLog
 from ringrift_dagster.models.promotion.promoting import NothingToDo, evidence_path, log_path, model_participant, opponents_of
-
-STEP_BLOCKS: Final = 50
-"""Blocks against the incumbent that are played before the sequential test is looked at again."""
 
 Progress = Callable[[str, int, int], None]
 """Called with (opponent, blocks that are complete, blocks to complete)."""
@@ -62,43 +59,26 @@ def gather(
         series = Series(config.key, model_participant(candidate.sha256), opponent)
         hashes = [player.sha256 for player in (series.candidate, opponent) if player.sha256 is not None]
         match = Match(series, tuple((sha256, _file(home, config, sha256)) for sha256 in hashes))
-        played[name] = _play(home, match, name, rules, blocks, workers, progress)
+        most = blocks or (rules.max_blocks if name == INCUMBENT else rules.floor_blocks)
+        with EvidenceStore(evidence_path(home)) as store:
+            played[name] = evaluate(
+                match,
+                most,
+                store,
+                database_path(home, series),
+                workers=workers,
+                progress=None if progress is None else partial(progress, name),
+                stop=None if blocks is not None else partial(enough, name, rules),
+            )
     return played
 
 
-def next_target(name: str, blocks: Blocks, rules: PromotionRules, most: int | None = None) -> int:
-    """How many complete blocks against an opponent to play for next; those that there are if no more are needed.
-
-    `most` takes the place of the number that the rules say.
-    """
+def enough(name: str, rules: PromotionRules, blocks: Blocks) -> bool:
+    """Whether no more blocks are needed: the fixed sample is complete, or the sequential test has reached a bound."""
     if name != INCUMBENT:
-        return max(blocks.complete, most or rules.floor_blocks)
-    limit = most or rules.max_blocks
-    looks = course(blocks.scores[:limit], blocks.players, rules.hypotheses, rules.min_blocks)
-    if looks and outcome(looks[-1][1], rules.hypotheses) != "continue":
-        return blocks.complete
-    return max(blocks.complete, min(limit, max(rules.min_blocks, blocks.complete + STEP_BLOCKS)))
-
-
-def _play(
-    home: Home, match: Match, name: str, rules: PromotionRules, most: int | None, workers: int, progress: Progress | None
-) -> int:
-    played = 0
-    with EvidenceStore(evidence_path(home)) as store:
-        while True:
-            blocks = blocks_of(store.games(match.series), match.config)
-            target = next_target(name, blocks, rules, most)
-            if blocks.complete >= target:
-                return played
-
-            def report(done: int, total: int, complete: int = blocks.complete) -> None:
-                if progress is not None:
-                    progress(name, complete + done, complete + total)
-
-            now = evaluate(match, target, store, database_path(home, match.series), workers=workers, progress=report)
-            if not now:
-                return played  # blocks that end without a result as often as they are tried
-            played += now
+        return blocks.complete >= rules.floor_blocks
+    looks = course(blocks.scores[: rules.max_blocks], blocks.players, rules.hypotheses, rules.min_blocks)
+    return bool(looks) and outcome(looks[-1][1], rules.hypotheses) != "continue"
 
 
 def _other(name: str, config: Config) -> Participant:

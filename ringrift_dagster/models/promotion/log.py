@@ -122,9 +122,12 @@ class DecisionLog:
         entries = self._select(condition, config, current.sha256)
         return entries[0] if entries else None
 
-    def was_current(self, config: str, sha256: str) -> bool:
-        """Whether a model was ever the current one."""
-        return bool(self._select(f"config = ? AND sha256 = ? AND kind IN {_MAKE_CURRENT} LIMIT 1", config, sha256))
+    def promotion(self, config: str, sha256: str) -> Entry:
+        """The last promotion of a model by evidence. Raises LookupError if there is none."""
+        entries = self._select("config = ? AND sha256 = ? AND kind = 'promote' ORDER BY id DESC LIMIT 1", config, sha256)
+        if not entries:
+            raise LookupError(f"{sha256[:12]} was never promoted for {config}")
+        return entries[0]
 
     def pin(self, config: str) -> Entry | None:
         """The pin of a config's current model, unless it was released."""

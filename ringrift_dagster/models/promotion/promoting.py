@@ -1,7 +1,7 @@
-"""Deciding on candidates and recording it, and what operators decide themselves: rollback and pin.
+"""Deciding on candidates and recording it, what operators decide themselves (rollback and pin), and publishing what is current.
 
 The rules of a decision are in `decision`, how evidence comes about in `gathering`, the entries in `log`, the files that readers see
-in `publishing`.
+in `models.publishing`.
 """
 
 from __future__ import annotations
@@ -15,20 +15,23 @@ from typing import Any, Final
 from ringrift_dagster.ai.registry import parse_spec
 from ringrift_dagster.ai.selfplay import ENGINE_VERSION
 from ringrift_dagster.datasets.canonical_games import stored_digests
-from ringrift_dagster.games.config import Config, parse_config
+from ringrift_dagster.games.config import CONFIG_KEYS, Config, parse_config
 from ringrift_dagster.home import Home
 from ringrift_dagster.models.candidates import (
     MAX_DATA_AGE_HOURS,
     Candidate,
     Qualification,
+    directory,
     find,
     qualify,
 )
 from ringrift_dagster.models.evaluation.matches import registry_participant
 from ringrift_dagster.models.evaluation.records import HARNESS, MAX_ATTEMPTS, Blocks, Participant, Series, blocks_of
 from ringrift_dagster.models.evaluation.store import EvidenceStore
+from ringrift_dagster.models.manifest import Current
 from ringrift_dagster.models.promotion.decision import INCUMBENT, Decision, PromotionRules, Reason, decide, default_rules
 from ringrift_dagster.models.promotion.log import DecisionLog, Entry
+from ringrift_dagster.models.publishing.published_set import ModelFile, Publication, publish
 
 PLAYER: Final = "policy_only"
 """The AI that plays with a model in evaluation games."""
@@ -172,8 +175,10 @@ def rollback(home: Home, config: Config, prefix: str | None, *, who: str, why: s
         candidate = find(home, prefix, config.key)
         if candidate.sha256 == current.sha256:
             raise NothingToDo(f"{candidate.sha256[:12]} is the current model of {config.key} already")
-        if not log.was_current(config.key, candidate.sha256):
-            raise NothingToDo(f"{candidate.sha256[:12]} was never promoted: only the evidence promotes, see `models decide`")
+        try:
+            log.promotion(config.key, candidate.sha256)
+        except LookupError as error:
+            raise NothingToDo(f"{error}: only evidence promotes, see `ringrift-data models decide`") from error
         if damage := [problem for problem in qualify(home, candidate).problems if problem.code == "file_damaged"]:
             raise NothingToDo(f"{candidate.sha256[:12]} cannot be made current: {damage[0].text}")
         return log.append(
@@ -191,3 +196,38 @@ def pin(home: Home, config: Config, *, who: str, why: str, release: bool = False
             state = f"is pinned to {standing.sha256[:12]} already" if standing else "is not pinned"
             raise NothingToDo(f"{config.key} {state}")
         return log.append(config.key, "unpin" if release else "pin", current.sha256, who=who, why=why, expected=current.sha256)
+
+
+def published_path(home: Home) -> Path:
+    """The published set: the current model of every config, under the names that RingRift's readers look for."""
+    return home.models / "published"
+
+
+def publish_current(home: Home) -> Publication:
+    """Make the published set what the log says; changes nothing if it is. Raises PublishingRefused and sqlite3.Error."""
+    models: dict[str, ModelFile] = {}
+    with DecisionLog(log_path(home)) as log:
+        for config in CONFIG_KEYS:
+            if (entry := log.current(config)) is not None:
+                models[config] = _model_file(home, log, entry)
+    return publish(published_path(home), models)
+
+
+def _model_file(home: Home, log: DecisionLog, entry: Entry) -> ModelFile:
+    promotion = log.promotion(entry.config, entry.sha256)
+    candidate = Candidate.model_validate(promotion.record["candidate"])
+    facts = candidate.facts
+    current = Current(
+        sha256=entry.sha256,
+        promoted_at=entry.at,
+        bytes=candidate.bytes,
+        architecture=facts.architecture,
+        architecture_version=facts.architecture_version,
+        encoder=facts.encoder,
+        in_channels=facts.in_channels,
+        policy_size=facts.policy_size,
+        training_data_sha256=candidate.training_data_sha256,
+        decision=str(entry.id),
+        model=f"{entry.config}_{entry.sha256[:12]}",
+    )
+    return ModelFile(current, directory(home, entry.config) / candidate.file)

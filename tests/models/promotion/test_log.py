@@ -47,7 +47,9 @@ def test_the_current_model_is_that_of_the_last_promotion_or_rollback(log: Decisi
         ("rollback", A), ("refuse", C), ("promote", B), ("promote", A),
     ]  # fmt: skip
     assert log.history(CONFIG)[-1].record == {"games": 5}
-    assert (log.was_current(CONFIG, B), log.was_current(CONFIG, C)) == (True, False)
+    assert log.promotion(CONFIG, A).id == 1
+    with pytest.raises(LookupError, match="cccccccccccc was never promoted for hex8_2p"):
+        log.promotion(CONFIG, C)
 
 
 def test_configs_have_nothing_to_do_with_each_other(log: DecisionLog) -> None:

@@ -17,7 +17,7 @@ from ringrift_dagster.models.candidates import Candidate, UnknownCandidate, dire
 from ringrift_dagster.models.evaluation.records import Blocks, EvaluationGame, Participant, Result, Series
 from ringrift_dagster.models.evaluation.store import EvidenceStore
 from ringrift_dagster.models.promotion.decision import INCUMBENT, PromotionRules
-from ringrift_dagster.models.promotion.gathering import STEP_BLOCKS, next_target
+from ringrift_dagster.models.promotion.gathering import enough
 from ringrift_dagster.models.promotion.log import CurrentChanged, DecisionLog, Pinned
 from ringrift_dagster.models.promotion.promoting import (
     Assessment,
@@ -233,11 +233,7 @@ def test_against_a_baseline_the_sample_is_fixed_and_against_the_incumbent_the_te
         return Blocks(2, scores, 0, 0, None)
 
     rules = PromotionRules(floors={}, min_blocks=20, max_blocks=200, floor_blocks=40)
-    assert next_target("random", blocks(), rules) == 40
-    assert next_target("random", blocks(*[4] * 41), rules) == 41
-    assert next_target("random", blocks(), rules, most=5) == 5
-    assert next_target(INCUMBENT, blocks(), rules) == STEP_BLOCKS
-    assert next_target(INCUMBENT, blocks(*[4, 1, 2] * 20), rules) == 60 + STEP_BLOCKS
-    assert next_target(INCUMBENT, blocks(*[4, 4, 3] * 20), rules) == 60
-    assert next_target(INCUMBENT, blocks(*[2] * 199, 1), rules) == 200
-    assert next_target(INCUMBENT, blocks(2, 2), rules, most=10) == 10
+    assert [enough("random", rules, blocks(*[4] * number)) for number in (0, 39, 40)] == [False, False, True]
+    assert not enough(INCUMBENT, rules, blocks(*[4] * 19))
+    assert enough(INCUMBENT, rules, blocks(*[4, 4, 3] * 20))
+    assert not enough(INCUMBENT, rules, blocks(*[4, 1, 2] * 20))
