@@ -125,12 +125,17 @@ def assess(
             evidence[name] = blocks = blocks_of(store.games(series), config)
             if store.attempts(series).get(blocks.complete, 0) >= MAX_ATTEMPTS:
                 exhausted.append(name)
-        contaminated = sorted(store.digests(config.key) & stored_digests(config, home))
-    if contaminated:
+    if contaminated := contaminated_games(home, config):
         objections.append(Reason("contaminated", f"{len(contaminated)} evaluation games, {contaminated[0][:12]} first"))
     has_incumbent = current is not None
     decision = decide(evidence, rules, now, has_incumbent=has_incumbent, exhausted=exhausted, objections=objections)
     return Assessment(qualification, entry and entry.sha256, opponents, evidence, decision, rules, now)
+
+
+def contaminated_games(home: Home, config: Config) -> list[str]:
+    """The digests of evaluation games that are among the canonical games of their config. Raises CorruptStore and sqlite3.Error."""
+    with EvidenceStore(evidence_path(home)) as store:
+        return sorted(store.digests(config.key) & stored_digests(config, home))
 
 
 def record(home: Home, assessment: Assessment, who: str) -> Entry | None:

@@ -1,0 +1,1 @@
+"""Assets of models: candidates, their evaluation games, and what is promoted."""

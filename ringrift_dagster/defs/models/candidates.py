@@ -1,0 +1,111 @@
+"""The asset `candidate_models`: the registered checkpoints of a config, and what disqualifies each."""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+
+import dagster as dg
+
+from ringrift_dagster.cluster.hosts import HostsFileError
+from ringrift_dagster.datasets.npz_export import digest_root
+from ringrift_dagster.defs.partitions import CONFIGS
+from ringrift_dagster.defs.policies import OWNERS, config_check
+from ringrift_dagster.defs.presentation import location, moment, table
+from ringrift_dagster.defs.resources import HomeResource, PlaneResource
+from ringrift_dagster.models.candidates import PROBLEMS, Qualification, candidates, directory, qualify
+
+NAME = "candidate_models"
+
+CHECKS: dict[str, tuple[str, frozenset[str]]] = {
+    "readable": ("The file is a model that can be read, and has the bytes that were registered.", frozenset({"file_damaged"})),
+    "config_matches": (
+        "Config, planes and policy of the network are those of this config.",
+        frozenset({"config_mismatch", "channels_mismatch", "policy_mismatch", "format_unsupported"}),
+    ),
+    "encoder_matches": ("The network and its training set have the same encoder.", frozenset({"encoder_mismatch"})),
+    "provenance_known": (
+        "The training set is known and was exported from canonical games here.",
+        frozenset({"provenance_unknown", "training_time_unknown"}),
+    ),
+    "data_fresh": ("The newest game was young enough when training began.", frozenset({"stale_data"})),
+}
+"""What each check promises about the newest candidate, and the problems that break the promise."""
+assert frozenset().union(*(codes for _, codes in CHECKS.values())) == PROBLEMS.keys()
+
+
+@dg.asset(
+    name=NAME,
+    deps=["training_npz"],
+    partitions_def=CONFIGS,
+    group_name="models",
+    kinds={"pytorch"},
+    owners=OWNERS,
+    tags={"ringrift/layer": "models"},
+    code_version="1",
+    check_specs=[config_check(name, NAME, promise) for name, (promise, _) in CHECKS.items()],
+)
+def candidate_models(context: dg.AssetExecutionContext, home: HomeResource, plane: PlaneResource) -> dg.MaterializeResult:
+    """Trained checkpoints that were registered as candidates, each bound to the hash of its training set.
+
+    A candidate is its SHA-256: the same name with other weights is another one. The checks are about the candidate that was
+    registered last; the table has all. One that does not qualify is never promoted, whatever it wins.
+    """
+    config = context.partition_key
+    try:
+        limit = plane.cluster().freshness.fail_hours
+    except HostsFileError as error:
+        raise dg.Failure(f"the hosts file cannot be used: {error.problems[0]}", allow_retries=False) from error
+    registered = [qualify(home.home, entry, max_data_age_hours=limit) for entry in candidates(home.home, config)]
+    if not registered:
+        raise dg.Failure(
+            f"no candidate of {config} is registered; `ringrift-data models register FILE --config {config}` takes one in",
+            allow_retries=False,
+        )
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(digest_root(entry.candidate.sha256 for entry in registered)),
+        metadata={**_metadata(registered), **location(directory(home.home, config))},
+        check_results=list(_checks(registered[0])),
+    )
+
+
+def _metadata(registered: Sequence[Qualification]) -> dict[str, dg.MetadataValue | int]:
+    newest = registered[0]
+    data = newest.training_set
+    return {
+        "dagster/row_count": len(registered),
+        "candidates": table(
+            ["candidate", "registered", "architecture", "parameters", "training set", "games in it", "disqualified by"],
+            (
+                [
+                    f"`{entry.candidate.sha256[:12]}`",
+                    moment(entry.candidate.registered_at),
+                    entry.candidate.facts.architecture,
+                    f"{entry.candidate.facts.parameters:,}",
+                    (entry.candidate.training_data_sha256 or "unknown")[:12],
+                    entry.training_set and entry.training_set.games,
+                    ", ".join(dict.fromkeys(problem.code for problem in entry.problems)),
+                ]
+                for entry in registered
+            ),
+        ),
+        "newest candidate": dg.MetadataValue.text(newest.candidate.sha256),
+        "origin": dg.MetadataValue.text(newest.candidate.origin),
+        "bytes": newest.candidate.bytes,
+        "training set": dg.MetadataValue.text(newest.candidate.training_data_sha256 or "unknown"),
+        "games' digest root": dg.MetadataValue.text(data.game_digests_root if data else "unknown"),
+        "training began": _time(newest.candidate.training_began),
+    }
+
+
+def _checks(newest: Qualification) -> Iterator[dg.AssetCheckResult]:
+    for name, (_, codes) in CHECKS.items():
+        problems = [problem for problem in newest.problems if problem.code in codes]
+        yield dg.AssetCheckResult(
+            check_name=name,
+            passed=not problems,
+            description="; ".join(f"{problem.code}: {problem.text}" for problem in problems) or None,
+            metadata={"candidate": dg.MetadataValue.text(newest.candidate.sha256)},
+        )
+
+
+def _time(at: float | None) -> dg.MetadataValue:
+    return dg.MetadataValue.text("unknown") if at is None else dg.MetadataValue.timestamp(datetime.fromtimestamp(at, UTC))

@@ -1,0 +1,197 @@
+"""The asset `promoted_models`: which candidate the evidence supports, recorded and published; and the jobs of models."""
+
+from collections.abc import Iterator, Sequence
+
+import dagster as dg
+
+from ringrift_dagster.cluster.hosts import HostsFileError
+from ringrift_dagster.datasets.canonical_games import CorruptStore
+from ringrift_dagster.defs.models.charts import course_chart
+from ringrift_dagster.defs.partitions import CONFIGS
+from ringrift_dagster.defs.policies import OWNERS, config_check
+from ringrift_dagster.defs.presentation import location, moment, table
+from ringrift_dagster.defs.resources import HomeResource, PlaneResource
+from ringrift_dagster.games.config import parse_config
+from ringrift_dagster.home import Home
+from ringrift_dagster.models.candidates import candidates
+from ringrift_dagster.models.promotion.log import CurrentChanged, DecisionLog, Entry, Pinned
+from ringrift_dagster.models.promotion.promoting import (
+    Assessment,
+    assess,
+    contaminated_games,
+    log_path,
+    publish_current,
+    published_path,
+    record,
+)
+from ringrift_dagster.models.publishing.published_set import check_set
+from ringrift_dagster.models.publishing.reasons import PublishingRefused
+
+NAME = "promoted_models"
+CHECKS = {
+    "evidence_sufficient": "The decision that made the model current rests on as many blocks as the rules require.",
+    "beats_incumbent": "The sequential test said that it is stronger than the model before it.",
+    "floors_held": "It is above the floor against every baseline, in a sample of fixed size.",
+    "uncontaminated": "No evaluation game is among the canonical games, from which training sets are made.",
+    "file_sound": "The published files have the bytes of the decision's hash, under every name that RingRift's readers look for.",
+}
+
+
+@dg.asset(
+    name=NAME,
+    deps=["candidate_models", "evaluation_games"],
+    partitions_def=CONFIGS,
+    group_name="models",
+    kinds={"pytorch"},
+    owners=OWNERS,
+    tags={"ringrift/layer": "models"},
+    code_version="1",
+    output_required=False,
+    check_specs=[config_check(name, NAME, promise, blocking=True) for name, promise in CHECKS.items()],
+)
+def promoted_models(
+    context: dg.AssetExecutionContext, home: HomeResource, plane: PlaneResource
+) -> Iterator[dg.MaterializeResult | dg.AssetObservation]:
+    """The current model of a config: the candidate that the evidence supports.
+
+    Decides on the candidates that were not decided on, the last registered first, records promotions and refusals, and publishes
+    the current model under the names that RingRift's readers look for. Nothing is promoted by name, by time or by hand. While no
+    candidate is promoted the run succeeds and says what is missing; the asset is not materialised then.
+    """
+    config = context.partition_key
+    assessments = _decide(context, home.home, plane)
+    with DecisionLog(log_path(home.home)) as log:
+        current = log.current(config)
+        promotion = log.promotion(config, current.sha256) if current else None
+        history = log.history(config)
+    decided = table(
+        ["candidate", "verdict", "reasons"],
+        (
+            [
+                f"`{entry.candidate.sha256[:12]}`",
+                entry.decision.verdict,
+                ", ".join(dict.fromkeys(r.code for r in entry.decision.reasons)),
+            ]
+            for entry in assessments
+        ),
+    )
+    for entry in assessments:
+        context.log.info(f"{entry.candidate.sha256[:12]}: {entry.decision.rationale}")
+    if current is None or promotion is None:
+        yield dg.AssetObservation(
+            NAME,
+            partition=config,
+            description=f"no model of {config} is promoted",
+            metadata={"candidates": decided, "rationale": dg.MetadataValue.md(_rationales(assessments))},
+        )
+        return
+    try:
+        publish_current(home.home)
+        findings = [
+            str(finding) for finding in check_set(published_path(home.home)) if config in finding.text or config in finding.name
+        ]
+    except PublishingRefused as error:
+        raise dg.Failure(f"the decision stands, but is not published: {error}") from error
+    yield dg.MaterializeResult(
+        data_version=dg.DataVersion(current.sha256),
+        metadata={
+            "current model": dg.MetadataValue.text(current.sha256),
+            "since": dg.MetadataValue.text(moment(current.at)),
+            "decided by": dg.MetadataValue.text(current.who),
+            "rationale": dg.MetadataValue.md(current.why.replace("\n", "\n\n")),
+            **_evidence(promotion),
+            "candidates decided on now": decided,
+            "decisions": table(
+                ["decided", "kind", "model", "by"],
+                ([moment(entry.at), entry.kind, f"`{entry.sha256[:12]}`", entry.who] for entry in history),
+            ),
+            **location(published_path(home.home)),
+        },
+        check_results=list(_checks(promotion, contaminated_games(home.home, parse_config(config)), findings)),
+    )
+
+
+def _decide(context: dg.AssetExecutionContext, home: Home, plane: PlaneResource) -> list[Assessment]:
+    """Decide on the candidates of the config until one is promoted; those that were decided on before are left out."""
+    config = context.partition_key
+    try:
+        limit = plane.cluster().freshness.fail_hours
+    except HostsFileError as error:
+        raise dg.Failure(f"the hosts file cannot be used: {error.problems[0]}", allow_retries=False) from error
+    with DecisionLog(log_path(home)) as log:
+        undecided = [entry for entry in candidates(home, config) if log.last_about(config, entry.sha256) is None]
+    assessments: list[Assessment] = []
+    try:
+        for candidate in undecided:
+            assessments.append(assessment := assess(home, candidate, max_data_age_hours=limit))
+            record(home, assessment, f"run {context.run_id}")
+            if assessment.decision.verdict == "promote":
+                break
+    except (CurrentChanged, Pinned) as error:
+        context.log.warning(str(error))
+    except CorruptStore as error:
+        raise dg.Failure(
+            f"whether evaluation games are in the training data cannot be told: {error}", allow_retries=False
+        ) from error
+    return assessments
+
+
+def _rationales(assessments: Sequence[Assessment]) -> str:
+    lines = [f"**{entry.candidate.sha256[:12]}** {entry.decision.rationale}" for entry in assessments]
+    return "\n\n".join(line.replace("\n", "\n\n") for line in lines) or "no candidate is waiting for a decision"
+
+
+def _evidence(promotion: Entry) -> dict[str, dg.MetadataValue | float]:
+    """What the promotion of the current model rests on."""
+    decision, data = promotion.record["decision"], promotion.record["training_set"] or {}
+    test = decision["incumbent"]
+    shown: dict[str, dg.MetadataValue | float] = {
+        "floors": table(
+            ["baseline", "blocks", "score", "at least", "floor"],
+            (
+                [name, floor["blocks"], f"{floor['score']:.3f}", f"{floor['lower_bound']:.3f}", f"{floor['floor']:.3f}"]
+                for name, floor in decision["floors"].items()
+            ),
+        ),
+        "training set": dg.MetadataValue.text(str(data.get("sha256"))),
+        "games' digest root": dg.MetadataValue.text(str(data.get("game_digests_root"))),
+    }
+    if test is not None:
+        estimate = test["estimate"]
+        shown |= {
+            "log-likelihood ratio": round(test["llr"], 4),
+            "Elo against the model before": dg.MetadataValue.text(
+                f"{estimate['elo']:+.0f} (95 %: {estimate['lowest']:+.0f} to {estimate['highest']:+.0f})"
+            ),
+            "course of the test": course_chart(test["course"], test["lower"], test["upper"]),
+        }
+    return shown
+
+
+def _checks(promotion: Entry, contaminated: Sequence[str], findings: Sequence[str]) -> Iterator[dg.AssetCheckResult]:
+    decision, rules = promotion.record["decision"], promotion.record["rules"]
+    test, floors = decision["incumbent"], decision["floors"]
+    first = promotion.record["incumbent"] is None
+    tested = test["blocks"] if test else 0
+    enough = floors.keys() == rules["floors"].keys() and (first or tested >= rules["min_blocks"])
+    short = [name for name, floor in floors.items() if not floor["lower_bound"] > floor["floor"]]
+    outcomes: dict[str, tuple[bool, str]] = {
+        "evidence_sufficient": (enough, f"{tested} blocks against the model before, {len(floors)} baselines"),
+        "beats_incumbent": (True, "the first model of its config")
+        if first
+        else (bool(test) and test["outcome"] == "accept", f"log-likelihood ratio {test['llr']:.2f}" if test else "not tested"),
+        "floors_held": (bool(floors) and not short, f"below the floor: {', '.join(short)}" if short else ", ".join(floors)),
+        "uncontaminated": (not contaminated, f"{len(contaminated)} evaluation games are canonical games" if contaminated else ""),
+        "file_sound": (not findings, "; ".join(findings[:3])),
+    }
+    for name, (passed, description) in outcomes.items():
+        yield dg.AssetCheckResult(check_name=name, passed=passed, description=description or None)
+
+
+promotion_job = dg.define_asset_job(
+    "promotion_job",
+    selection=["candidate_models", "evaluation_games", NAME],
+    description="Look at the candidates of one config, play the games that a decision needs, and decide.",
+    tags={"ringrift/op_class": "SELFPLAY"},
+)
+"""One run a config: the games take all cores, like self-play."""
