@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from hashlib import sha256
@@ -52,12 +53,18 @@ def run_until(work: Work, line: int | None = None, seconds: float | None = None)
                 os.kill(os.getpid(), signal.SIGKILL)
             return trace
 
-        if seconds is None:
-            sys.settrace(trace)
-        work()
-        sys.settrace(None)
-        os.write(writer, str(next(lines) - 1).encode())
-        os._exit(0)
+        code = 1
+        try:
+            if seconds is None:
+                sys.settrace(trace)
+            work()
+            sys.settrace(None)
+            os.write(writer, str(next(lines) - 1).encode())
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
     os.close(writer)
     if seconds is not None and not select.select([reader], [], [], seconds)[0]:
         os.kill(child, signal.SIGKILL)
@@ -78,11 +85,14 @@ class Reader:
         if self._child == 0:
             os.close(self._stop_writer)
             looks, seen, problems = 0, set(), []
-            while not select.select([self._stop_reader], [], [], 0)[0]:
-                state, found = look()
-                looks += 1
-                seen.add(state)
-                problems += found
+            try:
+                while not select.select([self._stop_reader], [], [], 0)[0]:
+                    state, found = look()
+                    looks += 1
+                    seen.add(state)
+                    problems += found
+            except BaseException:
+                problems.append(traceback.format_exc())
             os.write(result, json.dumps({"looks": looks, "states": len(seen), "problems": problems[:5]}).encode())
             os._exit(0)
         os.close(result)

@@ -34,9 +34,10 @@ def test_no_two_configs_share_a_name() -> None:
     assert len(names) == len(set(names)) == 30
 
 
-def test_names_of_no_config_are_refused() -> None:
+@pytest.mark.parametrize("config", ["hex9_2p", "sq8_2p", "canonical_hex8_2p.pth", ""])
+def test_names_of_no_config_are_refused(config: str) -> None:
     with pytest.raises(UnknownConfig):
-        model_names("hex9_2p")
+        model_names(config)
 
 
 def test_sidecars_are_checked_by_sha256sum(tmp_path: Path) -> None:

@@ -176,6 +176,20 @@ def test_files_for_apples_gpus_that_hide_the_promoted_model_are_reported(host: H
     assert [(finding.code, finding.name) for finding in check_names(host.tree)] == [("shadowed", SHORT)]
 
 
+def test_a_host_that_was_away_ends_with_what_the_others_have(host: Host, tmp_path: Path) -> None:
+    away = Host(tmp_path / "away")
+    models = []
+    for at, text in enumerate("abc", start=1):
+        models.append(host.promote(text, float(at)))
+        host.link()
+    for model in (models[2], models[0], models[1]):  # what happened meanwhile, in any order
+        away.files[model.current.sha256] = model
+        note(away.tree, CONFIG, model.current)
+        away.link()
+    assert away.contents() == host.contents()
+    assert {path.name for path in away.models.iterdir()} == {path.name for path in host.models.iterdir()}
+
+
 def test_one_after_the_other_in_a_tree(host: Host) -> None:
     host.promote("one", 1.0)
     with FileLock(host.models / ".model_names.lock"), pytest.raises(PublishingRefused, match=r"busy: .*try again"):
