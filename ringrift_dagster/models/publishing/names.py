@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import orjson
 
-from ringrift_dagster.games.config import BOARD_ALIASES, parse_config
+from ringrift_dagster.games.config import BOARD_ALIASES, UnknownConfig, parse_config
 from ringrift_dagster.models.manifest import Current
 
 SUFFIX: Final = ".pth"
@@ -27,6 +27,8 @@ _SHORT: Final = {board: short for short, board in BOARD_ALIASES.items() if board
 def model_names(config: str) -> tuple[str, ...]:
     """The names of a config's model, e.g. `canonical_square8_2p.pth`; the canonical one first. Raises UnknownConfig."""
     parsed = parse_config(config)
+    if parsed.key != config:
+        raise UnknownConfig(f"{config!r} is no config key; {parsed.key!r} is")
     names = [f"canonical_{parsed.key}", f"ringrift_best_{parsed.key}"]
     if short := _SHORT.get(parsed.board):
         names.append(f"ringrift_best_{short}_{parsed.players}p")
