@@ -61,6 +61,7 @@ def test_sensors_and_schedules_run_without_being_switched_on(location: dg.Defini
         "events_sensor",
         "host_change_sensor",
         "manifest_refresh_sensor",
+        "new_candidates_sensor",
         "new_selfplay_sensor",
         "replication_queue_sensor",
         "second_events_sensor",

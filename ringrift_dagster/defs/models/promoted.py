@@ -51,7 +51,7 @@ CHECKS = {
 )
 def promoted_models(
     context: dg.AssetExecutionContext, home: HomeResource, plane: PlaneResource
-) -> Iterator[dg.MaterializeResult | dg.AssetObservation]:
+) -> Iterator[dg.MaterializeResult | dg.AssetObservation | dg.AssetCheckResult]:
     """The current model of a config: the candidate that the evidence supports.
 
     Decides on the candidates that were not decided on, the last registered first, records promotions and refusals, and publishes
@@ -84,6 +84,10 @@ def promoted_models(
             description=f"no model of {config} is promoted",
             metadata={"candidates": decided, "rationale": dg.MetadataValue.md(_rationales(assessments))},
         )
+        for name in CHECKS:
+            yield dg.AssetCheckResult(
+                check_name=name, passed=False, severity=dg.AssetCheckSeverity.WARN, description=f"no model of {config} is promoted"
+            )
         return
     try:
         publish_current(home.home)
@@ -124,7 +128,7 @@ def _decide(context: dg.AssetExecutionContext, home: Home, plane: PlaneResource)
     try:
         for candidate in undecided:
             assessments.append(assessment := assess(home, candidate, max_data_age_hours=limit))
-            record(home, assessment, f"run {context.run_id}")
+            record(home, assessment, f"run {context.run.run_id}")
             if assessment.decision.verdict == "promote":
                 break
     except (CurrentChanged, Pinned) as error:

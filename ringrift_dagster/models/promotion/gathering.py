@@ -14,7 +14,7 @@ from ringrift_dagster.games.config import Config, parse_config
 from ringrift_dagster.home import Home
 from ringrift_dagster.models.candidates import Candidate, UnknownCandidate, directory, find
 from ringrift_dagster.models.evaluation.matches import Match, evaluate, registry_participant
-from ringrift_dagster.models.evaluation.records import Blocks, Participant, Series
+from ringrift_dagster.models.evaluation.records import Blocks, Participant, Series, blocks_of
 from ringrift_dagster.models.evaluation.sequential import course, outcome
 from ringrift_dagster.models.evaluation.store import EvidenceStore
 from ringrift_dagster.models.promotion.decision import INCUMBENT, PromotionRules, default_rules
@@ -61,6 +61,9 @@ def gather(
         match = Match(series, tuple((sha256, _file(home, config, sha256)) for sha256 in hashes))
         most = blocks or (rules.max_blocks if name == INCUMBENT else rules.floor_blocks)
         with EvidenceStore(evidence_path(home)) as store:
+            if blocks is None and enough(name, rules, blocks_of(store.games(series), config)):
+                played[name] = 0
+                continue
             played[name] = evaluate(
                 match,
                 most,
