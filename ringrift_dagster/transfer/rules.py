@@ -80,9 +80,14 @@ def training_job(
 def promoted_model(config: str, sha256: str, *, at: float, roles: Sequence[str] | None = None) -> Rule:
     """A config's current model: every host has it, or those of certain roles. It takes the place of the one before."""
     return Rule(
-        f"model-{config}", Kind.SYNC, Priority.HIGH, ItemType.MODEL, config, sha256,
+        model_rule(config), Kind.SYNC, Priority.HIGH, ItemType.MODEL, config, sha256,
         roles=None if roles is None else tuple(roles), created_at=at,
     )  # fmt: skip
+
+
+def model_rule(config: str) -> str:
+    """The name of the rule about a config's current model."""
+    return f"model-{config}"
 
 
 def standing_rules(cluster: Cluster) -> list[Rule]:

@@ -14,6 +14,7 @@ from ringrift_dagster.manifest.orphans import Orphanhood, open_orphans
 from ringrift_dagster.manifest.plane import Plane
 from ringrift_dagster.manifest.states import Liveness
 from ringrift_dagster.manifest.store import Store
+from ringrift_dagster.transfer.promoted import lags
 
 PROMISES = {
     "counters_agree": "What is counted on the side is what the replicas add up to; no config, size or chunk table is impossible.",
@@ -22,6 +23,7 @@ PROMISES = {
     "replicated": "Every item has as many copies as the hosts file wants, one of them on a host that does not come and go.",
     "every_location_answers": "Every place of the hosts file answered when it was last asked.",
     "no_brake_holds": "At no place so much is missing at once that a person has to say whether it is lost.",
+    "current_models_everywhere": "Every host with a RingRift tree holds the current model of every config that has one.",
     "clocks_agree": f"No host's clock differs by more than {SKEW_SECONDS:g} s.",
 }
 OF_ORPHANS = {Orphanhood.LOST: "nothing_lost", Orphanhood.STRANDED: "nothing_stranded"}
@@ -36,6 +38,7 @@ def verdicts(plane: Plane) -> Iterator[dg.AssetCheckResult]:
     yield _counters_agree(plane.store)
     yield from (orphan_verdict(plane.store, kind) for kind in OF_ORPHANS)
     yield _replicated(plane, places)
+    yield _current_models_everywhere(plane)
     for judge in (_every_location_answers, _no_brake_holds, _clocks_agree):
         yield judge(places)
 
@@ -87,6 +90,20 @@ def _replicated(plane: Plane, places: Sequence[Location]) -> dg.AssetCheckResult
         severity=dg.AssetCheckSeverity.WARN,
         description=f"{count:,} items have fewer than {target} copies, or none on a durable host" if count else None,
         metadata={"target": target, **({"under-replicated": dangers(found)} if found else {})},
+    )
+
+
+def _current_models_everywhere(plane: Plane) -> dg.AssetCheckResult:
+    found = lags(plane)
+    rows = ([lag.host, lag.config, f"`{lag.sha256[:12]}`", moment(lag.since)] for lag in found)
+    return dg.AssetCheckResult(
+        check_name="current_models_everywhere",
+        passed=not found,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=", ".join(sorted({f"{lag.host} lacks {lag.config}" for lag in found})[:10]) if found else None,
+        metadata={"hosts with an older model or none": table(["host", "config", "current model", "current since"], rows)}
+        if found
+        else {},
     )
 
 

@@ -96,6 +96,7 @@ def promoted_models(
         ]
     except PublishingRefused as error:
         raise dg.Failure(f"the decision stands, but is not published: {error}") from error
+    context.log.info(_ship(plane, current))
     yield dg.MaterializeResult(
         data_version=dg.DataVersion(current.sha256),
         metadata={
@@ -113,6 +114,18 @@ def promoted_models(
         },
         check_results=list(_checks(promotion, contaminated_games(home.home, parse_config(config)), findings)),
     )
+
+
+def _ship(plane: PlaneResource, current: Entry) -> str:
+    """Have the current model brought to every host; what was done, in a line."""
+    from ringrift_dagster.transfer.promoted import NotAtHome, ship
+
+    try:
+        with plane.open() as opened:
+            operations = ship(opened, current.config, current.sha256, current.id, promoted_at=current.at)
+    except NotAtHome as error:
+        raise dg.Failure(str(error)) from error
+    return f"{operations} operations bring {current.sha256[:12]} to hosts that lack it"
 
 
 def _decide(context: dg.AssetExecutionContext, home: Home, plane: PlaneResource) -> list[Assessment]:

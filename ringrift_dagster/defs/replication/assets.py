@@ -24,6 +24,8 @@ REPLICAS = "host_replicas"
 COLD = "cold_storage"
 VERIFIED = "every_byte_verified"
 EQUAL = "remote_hash_equals_local"
+EVERY_CONFIG_PROMOTED = dg.AssetDep("promoted_models", partition_mapping=dg.AllPartitionMapping())
+"""Every host holds the current models of all configs."""
 LIMIT = 1000
 """Items asked for; a table shows fewer and says how many more there are."""
 
@@ -37,7 +39,7 @@ class RunLimits(dg.Config):
 
 @dg.asset(
     name=REPLICAS,
-    deps=["data_manifest", "host_events"],
+    deps=["data_manifest", "host_events", EVERY_CONFIG_PROMOTED],
     partitions_def=HOSTS,
     group_name="replication",
     kinds={"report"},
@@ -82,7 +84,7 @@ def host_replicas(
 
 @dg.asset(
     name=COLD,
-    deps=["data_manifest"],
+    deps=["data_manifest", "promoted_models"],
     group_name="replication",
     kinds={"s3"},
     owners=OWNERS,

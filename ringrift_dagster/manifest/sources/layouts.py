@@ -131,9 +131,10 @@ HOME = Layout(
         Rule("snapshots", (".db",), ItemType.GAME_DB, retired=True),
         Rule("canonical", (".parquet",), ItemType.CANONICAL_GAMES),
         Rule("datasets", (".npz",), ItemType.NPZ),
+        Rule("models/published", (".pth",), ItemType.MODEL, prefix="canonical_", retired=True),
     ),
 )
-"""This project's own home. Its source databases are not looked at: the pipeline itself keeps their snapshots."""
+"""This project's own home, of each current model one name. Source databases are not looked at: the pipeline keeps their snapshots."""
 
 SHARED = Layout("shared", (Rule("checkpoints", MODEL_SUFFIXES, ItemType.CHECKPOINT), *_everything("")))
 """A file system that several hosts mount: anything anywhere, databases only when they are finished."""
