@@ -27,7 +27,7 @@ SIZE = 20 << 20
 
 def run(row: Callable[[str, str, str], None]) -> None:
     """Print the figures: name, here, beside."""
-    for what, name in (("set", "the published set"), ("names", "names in a tree, into which others write")):
+    for what, name in (("set", "the published set"), ("names", "names in a tree of many writers")):
         for how, point in (("line", "lines"), ("moment", "moments")):
             result = _crash(what, how)
             reader = result["reader"]

@@ -50,6 +50,18 @@ def exchange(first: Path, second: Path) -> None:
         raise kind(code, os.strerror(code), str(first))
 
 
+def rename_to_free_name(source: Path, target: Path) -> None:
+    """Rename a file unless something has the name. Raises FileExistsError where the file system has hard links."""
+    try:
+        target.hardlink_to(source)
+    except OSError as error:
+        if error.errno not in _CANNOT_LINK:
+            raise
+        source.rename(target)
+    else:
+        source.unlink()
+
+
 def link_or_copy(source: Path, target: Path, sha256: str, mode: int) -> None:
     """Give a file another name, or copy it where the file system has no hard links. Raises ContentDiffers for a copy."""
     try:

@@ -37,6 +37,7 @@ from ringrift_dagster.models.publishing.files import (
     hash_of,
     link_or_copy,
     open_regular,
+    rename_to_free_name,
     sync_directory,
     write_durably,
 )
@@ -73,7 +74,7 @@ def link_names(tree: Path, content: FindContent, *, timeout: float = LOCK_SECOND
     """
     directory = tree / MODELS
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(exist_ok=True)  # not the tree: a drive may not be mounted
         with FileLock(directory / ".model_names.lock", timeout=timeout):
             return _Names(directory).link(tree, content)
     except Timeout as error:
@@ -161,54 +162,55 @@ class _Names:
     def _put(self, part: Path, name: str) -> None:
         """Give a complete file its name. What stood there gets the part's name in the same step, and is then kept or removed."""
         target = self.directory / name
-        if target.is_dir():
-            raise OSError(errno.EISDIR, "is a directory; move it away", str(target))
+        if target.exists() and not (target.is_file() or target.is_symlink()):
+            raise OSError(errno.EINVAL, "is no file; move it away", str(target))
         (self.directory / sidecar_name(name)).unlink(missing_ok=True)
         sync_directory(self.directory)
-        if not os.path.lexists(target):
-            part.rename(target)
-        else:
-            try:
+        try:
+            if os.path.lexists(target):
                 exchange(part, target)
-            except ExchangeUnsupported:
-                self._keep(target, name)
-                part.replace(target)
+            else:
+                rename_to_free_name(part, target)
+        except ExchangeUnsupported:
+            self._keep(target, name, move=False)
+            part.replace(target)
         sync_directory(self.directory)
         self._recover(name)
 
     def _recover(self, name: str) -> None:
-        """Deal with what an exchange, or a call that was killed, left under the names of files under way."""
-        (self.directory / _copying(name)).unlink(missing_ok=True)
-        part = self.directory / _part(name)
-        if os.path.lexists(part):
-            self._keep(part, name)
-            part.unlink()
+        """Deal with what an exchange, or a call that was killed, left under the names of files that are on their way."""
+        for unfinished in (_copying(name), _new(sidecar_name(name)), _new(meta_name(name))):
+            (self.directory / unfinished).unlink(missing_ok=True)
+        if os.path.lexists(part := self.directory / _part(name)):
+            self._keep(part, name, move=True)
 
     def _write_meta(self, name: str, content: bytes) -> None:
         """RingRift's own meta file has what is nowhere else, so it is kept."""
         self._record(hashlib.sha256(content).hexdigest())
         if os.path.lexists(self.directory / name):
-            self._keep(self.directory / name, name)
+            self._keep(self.directory / name, name, move=False)
         self._write(name, content)
 
     def _write(self, name: str, content: bytes) -> None:
-        part = self.directory / f".{name}.new"
-        part.unlink(missing_ok=True)
-        write_durably(part, content, _MODE)
-        part.replace(self.directory / name)
+        new = self.directory / _new(name)
+        write_durably(new, content, _MODE)
+        new.replace(self.directory / name)
 
-    def _keep(self, path: Path, name: str) -> None:
-        """Give a file another name beside `name`, unless `link_names` had put it there."""
+    def _keep(self, path: Path, name: str, *, move: bool) -> None:
+        """Keep a file beside `name` unless `link_names` had put it there: under another name as well, or with `move` instead."""
         digest = _identity(path)
-        if digest in self.published:
-            return
-        kept = path.with_name(f"{name}.replaced-{digest[:12]}")
-        if os.path.lexists(kept) and _identity(kept) != digest:
-            kept = path.with_name(f"{name}.replaced-{digest}")
-        if not os.path.lexists(kept):
-            os.link(path, kept, follow_symlinks=False)
+        if digest not in self.published:
+            kept = path.with_name(f"{name}.replaced-{digest[:12]}")
+            if os.path.lexists(kept) and _identity(kept) != digest:
+                kept = path.with_name(f"{name}.replaced-{digest}")
+            self.kept.append(kept.name)
+            if move:
+                path.replace(kept)
+            elif not os.path.lexists(kept):
+                os.link(path, kept, follow_symlinks=False)
             sync_directory(self.directory)
-        self.kept.append(kept.name)
+        elif move:
+            path.unlink()
 
     def _record(self, digest: str) -> None:
         """Remember content as our own, on disk, before it gets a name."""
@@ -246,6 +248,10 @@ def _read_ledger(path: Path) -> set[str]:
 
 def _part(name: str) -> str:
     return f".{name}.part"
+
+
+def _new(name: str) -> str:
+    return f".{name}.new"
 
 
 def _copying(name: str) -> str:
