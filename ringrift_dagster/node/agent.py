@@ -10,6 +10,7 @@ from ringrift_dagster.manifest.sources.layouts import NODE, SHARED, Layout, driv
 from ringrift_dagster.manifest.sources.tree import MIN_FREE_BYTES, STATE, TreeInventory
 from ringrift_dagster.node.host_events import HostEvents
 from ringrift_dagster.node.metrics import Metrics
+from ringrift_dagster.node.model_names import ModelNames
 from ringrift_dagster.node.pulls import Pulls
 from ringrift_dagster.node.roots import HOME, TREE, Root, RootKind
 from ringrift_dagster.node.transports import close_transports, make_transports
@@ -79,6 +80,8 @@ class Agent:
             registry=self.metrics.registry,
         )
 
+        self.model_names = ModelNames(self.roots[TREE].tree)
+
     def _root(self, name: str, kind: RootKind, location: str, path: Path, layout: Layout, state: Path) -> Root:
         tree = TreeInventory(
             location,
@@ -97,9 +100,11 @@ class Agent:
         for root in self.roots.values():
             root.start()
         self.pulls.__enter__()
+        self.model_names.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.model_names.__exit__()
         self.events.__exit__(None, None, None)
         self.pulls.__exit__(None, None, None)
         close_transports(self.pulls.transports)

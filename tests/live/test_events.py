@@ -11,19 +11,34 @@ import shutil
 import time
 import urllib.request
 from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ringrift_dagster.datasets.training_sets import training_set
 from ringrift_dagster.events.client import emit
+from ringrift_dagster.games.config import parse_config
 from ringrift_dagster.games.database import file_sha256
+from ringrift_dagster.home import Home
 from ringrift_dagster.manifest import overrides
+from ringrift_dagster.manifest.plane import HOME_LOCATION
 from ringrift_dagster.manifest.queries import where
+from ringrift_dagster.models.candidates import register
+from ringrift_dagster.models.promotion.decision import default_rules
+from ringrift_dagster.models.promotion.promoting import opponents_of
+from ringrift_dagster.models.publishing.names import model_names
 from ringrift_dagster.transfer.operations import Kind, State
 from ringrift_dagster.transfer.queue import listed
 from tests.agents import RunningAgent
 from tests.live.cluster import MAIN, LiveCluster, live_cluster
 from tests.live.test_live import NPZ, ask, eventually
+from tests.models.conftest import exported
+from tests.models.making import model_file
+from tests.models.promotion.test_promoting import STRONG, played
+
+__all__ = ["exported"]
 
 pytestmark = [pytest.mark.live, pytest.mark.xdist_group("live")]
 
@@ -70,6 +85,35 @@ def test_a_training_start_brings_the_data_that_its_host_lacks(cluster: LiveClust
     assert (available["payload"]["sha256"], available["payload"]["path"]) == (sha256, copy.path)
     assert event not in {each["id"] for each in delivered(cluster.agents[host])}
     assert delivered(cluster.agents["gpu-1"]) == []
+
+
+def test_a_candidate_that_is_registered_is_decided_on_and_the_promoted_model_is_on_every_host(
+    cluster: LiveCluster, exported: Home, tmp_path: Path
+) -> None:
+    for name in ("canonical", "datasets"):
+        shutil.copytree(exported.root / name, cluster.home.root / name, dirs_exist_ok=True)
+    data = next(known for path in (exported.datasets / "manifests").glob("*.json") if (known := training_set(exported, path.stem)))
+    assert data.newest_game is not None
+    config = parse_config(data.config)
+    file = model_file(tmp_path / "trained.pth", config.key)
+    began = (data.newest_game + timedelta(hours=1)).timestamp()
+    sha256 = file_sha256(file)
+    for opponent in opponents_of(config, None, default_rules(config.players)).values():
+        played(cluster.home, sha256, opponent, STRONG, ended=time.time())
+
+    register(
+        cluster.home, file, config, origin="test", who="tests", training_data_sha256=data.sha256, training_began=began
+    )  # fmt: skip
+
+    (made,) = eventually(
+        lambda: told(cluster, "promoted_models", "assetMaterializations", "partition", "Promoted.", partition=config.key)
+    )
+    assert sha256[:12] in text(made)
+    for host in (MAIN, "gpu-1", FAST):
+        named = [cluster.root / host / "models" / name for name in model_names(config.key)]
+        eventually(lambda named=named: [path for path in named if path.exists() and file_sha256(path) == sha256] == named)
+        assert named[0].with_name(f"{named[0].name}.sha256").read_text().split()[0] == sha256
+    assert {MAIN, "gpu-1", FAST, HOME_LOCATION} <= set(cluster.known(sha256))
 
 
 def told(cluster: LiveCluster, asset: str, what: str, field: str, words: str, *, partition: str | None = None) -> list[Any]:

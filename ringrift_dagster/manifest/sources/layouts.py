@@ -134,7 +134,7 @@ HOME = Layout(
         Rule("models/published", (".pth",), ItemType.MODEL, prefix="canonical_", retired=True),
     ),
 )
-"""This project's own home, of each current model one name. Source databases are not looked at: the pipeline keeps their snapshots."""
+"""This project's own home; one name of every current model. Source databases are not looked at: the pipeline keeps snapshots."""
 
 SHARED = Layout("shared", (Rule("checkpoints", MODEL_SUFFIXES, ItemType.CHECKPOINT), *_everything("")))
 """A file system that several hosts mount: anything anywhere, databases only when they are finished."""

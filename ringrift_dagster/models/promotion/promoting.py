@@ -32,6 +32,7 @@ from ringrift_dagster.models.manifest import Current
 from ringrift_dagster.models.promotion.decision import INCUMBENT, Decision, PromotionRules, Reason, decide, default_rules
 from ringrift_dagster.models.promotion.log import DecisionLog, Entry
 from ringrift_dagster.models.publishing.published_set import ModelFile, Publication, publish
+from ringrift_dagster.models.publishing.signature import configured_signer
 
 PLAYER: Final = "policy_only"
 """The AI that plays with a model in evaluation games."""
@@ -215,7 +216,7 @@ def publish_current(home: Home) -> Publication:
         for config in CONFIG_KEYS:
             if (entry := log.current(config)) is not None:
                 models[config] = _model_file(home, log, entry)
-    return publish(published_path(home), models)
+    return publish(published_path(home), models, sign=configured_signer())
 
 
 def _model_file(home: Home, log: DecisionLog, entry: Entry) -> ModelFile:

@@ -66,7 +66,7 @@ def archive(
     file = BytesIO()
     with zipfile.ZipFile(file, "w", method) as writer:
         for name, content in {**{f"archive/{name}": content for name, content in entries.items()}, **(others or {})}.items():
-            writer.writestr(name, content)
+            writer.writestr(zipfile.ZipInfo(name), content, method)  # without the time, so that equal content is an equal file
         if change is not None:
             for info in writer.filelist:
                 change(info)

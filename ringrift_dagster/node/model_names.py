@@ -1,0 +1,85 @@
+"""An agent's part in publishing models: what was promoted and has arrived gets the names that RingRift's processes look for.
+
+Which names, and how they are replaced, is in `models.publishing.tree_names`. A thread looks whether the host's model manifest has
+changed or a model that it names has arrived; where neither is so, nothing is read.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Final
+
+from ringrift_dagster.manifest.inventory import NoAnswer
+from ringrift_dagster.manifest.sources.tree import ContentChanged, TreeInventory
+from ringrift_dagster.models.manifest import PATH, Current, read
+from ringrift_dagster.models.publishing.reasons import PublishingRefused
+from ringrift_dagster.models.publishing.tree_names import link_names
+
+LOOK_SECONDS: Final = 5.0
+"""Between two looks whether there is something to do."""
+CHECK_SECONDS: Final = 3600.0
+"""All names are checked so often although nothing has changed."""
+
+log = logging.getLogger(__name__)
+
+
+class ModelNames:
+    """Keeps the names of promoted models in a RingRift tree. Use as a context manager to have it go on."""
+
+    def __init__(self, tree: TreeInventory) -> None:
+        self._tree = tree
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="names of models", daemon=True)
+        self._done: object = None
+        self._checked = 0.0
+
+    def __enter__(self) -> ModelNames:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join(5.0)
+
+    def look(self) -> bool:
+        """Link names if something has changed since they were right; returns whether it was tried. Raises PublishingRefused."""
+        state = self._state()
+        if state is None or (state == self._done and time.monotonic() - self._checked < CHECK_SECONDS):
+            return False
+        result = link_names(self._tree.root, self._content)
+        for finding in result.findings:
+            log.info("%s", finding)
+        for name in result.kept:
+            log.warning("a file that was not published here is kept as %s", name)
+        self._done, self._checked = state, time.monotonic()
+        return True
+
+    def _run(self) -> None:
+        while not self._stopped.wait(LOOK_SECONDS):
+            try:
+                self.look()
+            except (PublishingRefused, NoAnswer, OSError) as error:
+                log.warning("models do not get their names: %s", error)
+
+    def _state(self) -> object:
+        """What decides whether there is something to do: the manifest, and which of its models are here; None without one."""
+        try:
+            stat = (self._tree.root / PATH).stat()
+        except OSError:
+            return None
+        wanted = {current.sha256 for current in read(self._tree.root).models.values()}
+        return stat.st_ino, stat.st_mtime_ns, frozenset(self._tree.known(wanted))
+
+    def _content(self, config: str, current: Current) -> Path | None:
+        try:
+            opened = self._tree.open(current.sha256)
+        except (ContentChanged, NoAnswer):
+            return None
+        if opened is None:
+            return None
+        os.close(opened.descriptor)
+        return self._tree.root / opened.path
