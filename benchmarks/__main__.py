@@ -200,6 +200,24 @@ def print_publishing() -> None:
     publishing.run(lambda figure, here, beside: print(f"{figure:58}{here:>15}   {beside}", flush=True))
 
 
+def print_promotion() -> None:
+    """Errors of decisions on candidates; `python -m benchmarks promotion` runs these alone."""
+    from benchmarks import promotion
+
+    print(f"{'decisions on candidates':82}{'here':>10}   beside")
+    for name, value, beside in promotion.run():
+        print(f"{name:82}{value:>10}   {beside}", flush=True)
+
+
+def print_checkpoints() -> None:
+    """Reading model files; `python -m benchmarks checkpoints` runs these alone."""
+    from benchmarks import checkpoints
+
+    print(f"{'model files':58}{'here':>15}   beside")
+    for name, value, beside in checkpoints.run():
+        print(f"{name:58}{value:>15}   {beside}", flush=True)
+
+
 def _in_own_process(what: str) -> dict[str, Any]:
     ended = subprocess.run([sys.executable, "-m", "benchmarks", what], capture_output=True, text=True, check=True)
     return json.loads(ended.stdout)
@@ -219,7 +237,14 @@ def main() -> None:
         if sys.argv[1] == "latency":
             print_latency()
             return
-        sections = {"rules": print_rules, "selfplay": print_selfplay, "policies": print_policies, "publishing": print_publishing}
+        sections = {
+            "rules": print_rules,
+            "selfplay": print_selfplay,
+            "policies": print_policies,
+            "publishing": print_publishing,
+            "promotion": print_promotion,
+            "checkpoints": print_checkpoints,
+        }
         if sys.argv[1] in sections:
             for name in sys.argv[1:]:
                 sections[name]()
@@ -253,6 +278,10 @@ def main() -> None:
     print_policies()
     print()
     print_publishing()
+    print()
+    print_promotion()
+    print()
+    print_checkpoints()
 
 
 if __name__ == "__main__":

@@ -364,6 +364,44 @@ def _publish() -> Publication:
         raise BadNews(f"the decision stands, but is not published: {error}; then run `ringrift-data models publish`") from error
 
 
+@models.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@as_json
+def evidence(file: Path, json_output: bool) -> int:
+    """Show results that RingRift recorded: a gauntlet, an Elo database or an export. They never count in a decision."""
+    from ringrift_dagster.models.evaluation.imported import LACKS, ImportRefused, read_evidence
+
+    try:
+        entries = read_evidence(file)
+    except ImportRefused as error:
+        raise Unreadable(str(error)) from error
+    if json_output:
+        print_json([entry.to_dict() for entry in entries])
+        return Exit.GOOD
+    print_table(
+        "Imported evidence",
+        ["model", "config", "opponent", "games", "won", "lost", "drawn", "Elo", "lacks"],
+        (
+            [
+                entry.model,
+                entry.config,
+                entry.opponent,
+                entry.games,
+                entry.wins,
+                entry.defeats,
+                entry.draws,
+                entry.elo and f"{entry.elo:.0f}",
+                ", ".join(entry.lacks),
+            ]
+            for entry in entries
+        ),
+        empty="no results",
+    )
+    lacking = [code for code in LACKS if any(code in entry.lacks for entry in entries)]
+    print_table("What it lacks", ["code", "meaning"], ([code, LACKS[code]] for code in lacking))
+    return Exit.GOOD
+
+
 @contextmanager
 def _refusals() -> Iterator[None]:
     from ringrift_dagster.models.candidates import UnknownCandidate

@@ -93,18 +93,19 @@ def outcome(llr: float, hypotheses: Hypotheses) -> Outcome:
 
 
 def course(
-    block_scores: Sequence[int], players: int, hypotheses: Hypotheses, least: int, step: int = 10
+    block_scores: Sequence[int], players: int, hypotheses: Hypotheses, least: int, step: int = 10, after: int = 0
 ) -> list[tuple[int, float]]:
     """The log-likelihood ratio in the course of a test, as (blocks, ratio): looked at from `least` blocks on, every `step`.
 
     `block_scores` has the score of every block, as an index into `scores(players)`. The course ends where the test does, at the
-    first look beyond a bound: what was played afterwards no longer counts. Without enough blocks for a look it is empty.
+    first look beyond a bound: what was played afterwards no longer counts. Without enough blocks for a look it is empty. Looks at
+    up to `after` blocks are left out, for a caller that has taken them.
     """
     looks: list[tuple[int, float]] = []
     counts = np.zeros(players**2 + 1)
     for number, block in enumerate(block_scores, start=1):
         counts[block] += 1
-        if number >= least and (number - least) % step == 0:
+        if number > after and number >= least and (number - least) % step == 0:
             ratio = log_likelihood_ratio(counts.tolist(), players, hypotheses)
             looks.append((number, ratio))
             if outcome(ratio, hypotheses) != "continue":

@@ -7,7 +7,7 @@ in a sample of fixed size, it is above a floor. What is missing is never in its 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal
 
@@ -158,6 +158,25 @@ def decide(
     else:
         verdict = "continue" if all(reason.code in _CONTINUE for reason in reasons) else "refuse"
     return Decision(verdict, tuple(reasons), sequential, floors)
+
+
+def until_decided(rules: PromotionRules) -> Callable[[Blocks], bool]:
+    """When to stop playing against the incumbent, for `evaluation.matches.evaluate`: at a bound, or with the most blocks.
+
+    Every look is taken once; blocks that were looked at are expected to stay as they are.
+    """
+    looked, ended = 0, False
+
+    def decided(blocks: Blocks) -> bool:
+        nonlocal looked, ended
+        if not ended:
+            scores = blocks.scores[: rules.max_blocks]
+            looks = course(scores, blocks.players, rules.hypotheses, rules.min_blocks, after=looked)
+            looked = looks[-1][0] if looks else looked
+            ended = len(scores) >= rules.max_blocks or bool(looks and outcome(looks[-1][1], rules.hypotheses) != "continue")
+        return ended
+
+    return decided
 
 
 def _sequential(blocks: Blocks, rules: PromotionRules) -> SequentialResult | None:

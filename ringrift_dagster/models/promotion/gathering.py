@@ -14,10 +14,9 @@ from ringrift_dagster.games.config import Config, parse_config
 from ringrift_dagster.home import Home
 from ringrift_dagster.models.candidates import Candidate, UnknownCandidate, directory, find
 from ringrift_dagster.models.evaluation.matches import Match, evaluate, registry_participant
-from ringrift_dagster.models.evaluation.records import Blocks, Participant, Series, blocks_of
-from ringrift_dagster.models.evaluation.sequential import course, outcome
+from ringrift_dagster.models.evaluation.records import Participant, Series, blocks_of
 from ringrift_dagster.models.evaluation.store import EvidenceStore
-from ringrift_dagster.models.promotion.decision import INCUMBENT, PromotionRules, default_rules
+from ringrift_dagster.models.promotion.decision import INCUMBENT, PromotionRules, default_rules, until_decided
 from ringrift_dagster.models.promotion.log import DecisionLog
 from ringrift_dagster.models.promotion.promoting import NothingToDo, evidence_path, log_path, model_participant, opponents_of
 
@@ -60,8 +59,10 @@ def gather(
         hashes = [player.sha256 for player in (series.candidate, opponent) if player.sha256 is not None]
         match = Match(series, tuple((sha256, _file(home, config, sha256)) for sha256 in hashes))
         most = blocks or (rules.max_blocks if name == INCUMBENT else rules.floor_blocks)
+        stop = until_decided(rules) if name == INCUMBENT and blocks is None else None
         with EvidenceStore(evidence_path(home)) as store:
-            if blocks is None and enough(name, rules, blocks_of(store.games(series), config)):
+            known = blocks_of(store.games(series), config)
+            if known.complete >= most or (stop is not None and stop(known)):
                 played[name] = 0
                 continue
             played[name] = evaluate(
@@ -71,17 +72,9 @@ def gather(
                 database_path(home, series),
                 workers=workers,
                 progress=None if progress is None else partial(progress, name),
-                stop=None if blocks is not None else partial(enough, name, rules),
+                stop=stop,
             )
     return played
-
-
-def enough(name: str, rules: PromotionRules, blocks: Blocks) -> bool:
-    """Whether no more blocks are needed: the fixed sample is complete, or the sequential test has reached a bound."""
-    if name != INCUMBENT:
-        return blocks.complete >= rules.floor_blocks
-    looks = course(blocks.scores[: rules.max_blocks], blocks.players, rules.hypotheses, rules.min_blocks)
-    return bool(looks) and outcome(looks[-1][1], rules.hypotheses) != "continue"
 
 
 def _other(name: str, config: Config) -> Participant:

@@ -50,6 +50,16 @@ def test_scores_that_never_vary_break_nothing(counts: list[int], hypotheses: Hyp
     assert -MOST_ELO <= result.lowest <= result.elo <= result.highest <= MOST_ELO
 
 
+@settings(max_examples=60)
+@given(players=st.integers(2, 4), bounds=st.sampled_from([(0, 30), (-30, 0), (0, 200)]), data=st.data())
+def test_any_counts_give_a_ratio_and_an_estimate(players: int, bounds: tuple[int, int], data: st.DataObject) -> None:
+    size = players**2 + 1
+    counts = data.draw(st.lists(st.integers(0, 5000) | st.just(0), min_size=size, max_size=size).filter(any))
+    assert isfinite(log_likelihood_ratio(counts, players, Hypotheses(*bounds)))
+    result = estimate(counts, players, Hypotheses(*bounds))
+    assert -MOST_ELO <= result.lowest <= result.elo <= result.highest <= MOST_ELO
+
+
 @pytest.mark.parametrize("players", [2, 3, 4])
 def test_without_blocks_nothing_is_known(players: int) -> None:
     counts = [0] * (players**2 + 1)

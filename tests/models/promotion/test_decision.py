@@ -9,7 +9,15 @@ import pytest
 
 from ringrift_dagster.models.evaluation.records import Blocks
 from ringrift_dagster.models.evaluation.sequential import Hypotheses
-from ringrift_dagster.models.promotion.decision import INCUMBENT, REASONS, PromotionRules, Reason, decide, default_rules
+from ringrift_dagster.models.promotion.decision import (
+    INCUMBENT,
+    REASONS,
+    PromotionRules,
+    Reason,
+    decide,
+    default_rules,
+    until_decided,
+)
 
 NOW = 1_000_000.0
 RULES = PromotionRules(floors={"random": 0.75, "heuristic": 0.5}, hypotheses=Hypotheses(0, 60), min_blocks=20, floor_blocks=40)
@@ -78,6 +86,19 @@ def test_the_test_ends_at_its_first_bound_whatever_is_played_afterwards() -> Non
 
 def test_a_test_without_an_end_is_ended() -> None:
     assert codes({**GOOD, INCUMBENT: blocks([4, 0, 4, 1] * 20)}, replace(RULES, max_blocks=80)) == ("refuse", ["too_many_blocks"])
+
+
+@pytest.mark.parametrize("scores", [[4, 4, 3, 4, 4], [0, 1, 0, 2, 0], [4, 0, 4, 1], [2, 3, 1, 3]])
+def test_playing_stops_where_the_decision_is_taken(scores: list[int]) -> None:
+    """Asked after every block, it says at once what a test of all blocks says afterwards."""
+    rules = replace(RULES, max_blocks=100)
+    stop, everything = until_decided(rules), (scores * 50)[:120]
+    asked = [stop(blocks(everything[:number])) for number in range(121)]
+    decision = decide({INCUMBENT: blocks(everything)}, replace(rules, floors={}), NOW, has_incumbent=True)
+    assert decision.incumbent is not None
+    undecided = decision.incumbent.outcome == "continue"
+    assert asked.index(True) == (rules.max_blocks if undecided else decision.incumbent.blocks)
+    assert all(asked[asked.index(True) :])
 
 
 @pytest.mark.parametrize("players", [2, 3, 4])

@@ -14,10 +14,9 @@ from ringrift_dagster.datasets.training_sets import TrainingSet
 from ringrift_dagster.games.config import parse_config
 from ringrift_dagster.home import Home
 from ringrift_dagster.models.candidates import Candidate, UnknownCandidate, directory, register
-from ringrift_dagster.models.evaluation.records import Blocks, EvaluationGame, Participant, Result, Series
+from ringrift_dagster.models.evaluation.records import EvaluationGame, Participant, Result, Series
 from ringrift_dagster.models.evaluation.store import EvidenceStore
-from ringrift_dagster.models.promotion.decision import INCUMBENT, PromotionRules
-from ringrift_dagster.models.promotion.gathering import enough
+from ringrift_dagster.models.promotion.decision import PromotionRules
 from ringrift_dagster.models.promotion.log import CurrentChanged, DecisionLog, Pinned
 from ringrift_dagster.models.promotion.promoting import (
     Assessment,
@@ -226,14 +225,3 @@ def test_a_model_whose_file_is_damaged_is_not_rolled_back_to(home: Home, make: M
     (directory(home, CONFIG) / first.file).write_bytes(b"")
     with pytest.raises(NothingToDo, match="other bytes than were registered"):
         rollback(home, PARSED, None, who="a", why="b")
-
-
-def test_against_a_baseline_the_sample_is_fixed_and_against_the_incumbent_the_test_decides() -> None:
-    def blocks(*scores: int) -> Blocks:
-        return Blocks(2, scores, 0, 0, None)
-
-    rules = PromotionRules(floors={}, min_blocks=20, max_blocks=200, floor_blocks=40)
-    assert [enough("random", rules, blocks(*[4] * number)) for number in (0, 39, 40)] == [False, False, True]
-    assert not enough(INCUMBENT, rules, blocks(*[4] * 19))
-    assert enough(INCUMBENT, rules, blocks(*[4, 4, 3] * 20))
-    assert not enough(INCUMBENT, rules, blocks(*[4, 1, 2] * 20))
