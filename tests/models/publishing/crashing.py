@@ -201,7 +201,7 @@ def crash_names(root: Path, kills: int, kill: Killer, draw: random.Random) -> di
     return {"killed": killed, "finished": finished, "put by others": len(put), "reader": reader.stop()}
 
 
-def crash_switch(root: Path, kills: int, *_: object) -> dict[str, Any]:
+def crash_switch(root: Path, kills: int, *unused: object) -> dict[str, Any]:
     """Kill the same publication at each of its last lines: first the set is the one before, from some line on the one after."""
     directory, config = root / "published", "hex8_2p"
     files = [model_file(root / "models", text, float(at)) for at, text in enumerate("ab")]
