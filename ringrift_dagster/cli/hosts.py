@@ -62,6 +62,7 @@ def _as_dict(path: Path, cluster: Cluster) -> dict[str, Any]:
         "shared": [shared.model_dump() for shared in cluster.shared],
         "thresholds": cluster.thresholds.model_dump(),
         "freshness": cluster.freshness.model_dump(),
+        "promotion": cluster.promotion.model_dump(),
         "locations": [asdict(place) for place in cluster.locations()],
         "priority_hosts": cluster.priority_hosts,
         "underserved_configs": cluster.underserved_configs,
@@ -118,6 +119,7 @@ def _print(path: Path, cluster: Cluster) -> None:
         print_table("S3", ["bucket", "region", "prefix", "enabled", "written by"], [row])
     print_table("Thresholds", ["limit", "value"], ([name, f"{value:g}"] for name, value in cluster.thresholds))
     print_table("Age of the newest game", ["limit", "hours"], ([name, f"{value:g}"] for name, value in cluster.freshness))
+    print_table("Promotion of models", ["limit", "value"], ([name, str(value)] for name, value in cluster.promotion))
     print_table("Warnings", ["file, line, field"], ([warning] for warning in cluster.warnings))
 
 

@@ -19,6 +19,7 @@ from ringrift_dagster.home import Home
 
 if TYPE_CHECKING:
     from ringrift_dagster.models.candidates import Candidate
+    from ringrift_dagster.models.promotion.decision import PromotionRules
     from ringrift_dagster.models.promotion.log import Entry
     from ringrift_dagster.models.promotion.promoting import Assessment
     from ringrift_dagster.models.publishing.published_set import Publication
@@ -162,7 +163,7 @@ def register(
         raise BadNews(f"{file}: {refused}") from refused
     except RegistrationRefused as refused:
         raise BadNews(f"{file}: {refused}") from refused
-    problems = qualify(home, candidate, max_data_age_hours=_max_data_age(home)).problems
+    problems = qualify(home, candidate, max_data_age=_rules(home, config).max_data_age).problems
     if json_output:
         print_json({**candidate.model_dump(), "problems": [asdict(problem) for problem in problems]})
     else:
@@ -231,7 +232,15 @@ def evaluate(candidate: str, against: str, config: Config, blocks: int | None, w
             opponents.remove(INCUMBENT)
     try:
         with progress("blocks") as step:
-            played = gather(home, chosen, opponents, blocks=blocks, workers=workers or default_workers(), progress=step)
+            played = gather(
+                home,
+                chosen,
+                opponents,
+                rules=_rules(home, config),
+                blocks=blocks,
+                workers=workers or default_workers(),
+                progress=step,
+            )
     except (NothingToDo, UnknownParticipant) as error:
         raise click.UsageError(str(error)) from error
     except (RecordingError, ConflictingEvidence, WorkerLost) as error:
@@ -440,7 +449,7 @@ def _assess(prefix: str, config: Config | None) -> Assessment:
     home = Home.from_env()
     candidate = _find(prefix, config)
     try:
-        return assess(home, candidate, max_data_age_hours=_max_data_age(home))
+        return assess(home, candidate, rules=_rules(home, parse_config(candidate.config)))
     except CorruptStore as error:
         raise BadNews(f"whether evaluation games are in the training data cannot be told: {error}") from error
 
@@ -453,15 +462,17 @@ def _history(config: str, sha256: str) -> list[Entry]:
         return [entry for entry in log.history(config) if entry.sha256 == sha256]
 
 
-def _max_data_age(home: Home) -> float:
-    """The limit of the hosts file, in hours."""
+def _rules(home: Home, config: Config) -> PromotionRules:
+    """What the hosts file requires of a candidate."""
     from ringrift_dagster.cluster.hosts import HostsFileError
     from ringrift_dagster.manifest.plane import load_cluster
+    from ringrift_dagster.models.promotion.decision import rules_of
 
     try:
-        return load_cluster(home, None).freshness.fail_hours
+        cluster = load_cluster(home, None)
     except HostsFileError as error:
-        raise Unreadable(str(error)) from error
+        raise Unreadable(error.problems[0]) from error
+    return rules_of(cluster.promotion, cluster.freshness, config.players)
 
 
 def _data_hash(value: str | None) -> str | None:

@@ -28,6 +28,7 @@ from ringrift_dagster.cluster.topology import (
     Drive,
     EloSync,
     Place,
+    PromotionLimits,
     ProviderTimeouts,
     S3Place,
     SharedFileSystem,
@@ -92,6 +93,7 @@ class _HostsFile(BaseModel):
     transports: tuple[TransportPreference, ...] = ()
     webhooks: tuple[Webhook, ...] = ()
     freshness: AgeLimits = AgeLimits()
+    promotion: PromotionLimits = PromotionLimits()
     hosts: dict[str, Host]
 
     @field_validator("hosts", mode="before")
@@ -142,6 +144,7 @@ def _cluster(path: Path, document: Located, content: _HostsFile, drives: tuple[D
         webhooks=content.webhooks,
         thresholds=Thresholds.model_validate({name: getattr(routing, name) for name in Thresholds.model_fields}),
         freshness=content.freshness,
+        promotion=content.promotion,
         auto_sync=content.auto_sync,
         elo_sync=content.elo_sync,
         p2p_voters=content.p2p_voters,

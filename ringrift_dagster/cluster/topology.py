@@ -111,6 +111,53 @@ class AgeLimits(Section):
         return timedelta(hours=self.fail_hours)
 
 
+Floors = dict[Literal["2p", "3p", "4p"], Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]]
+Alpha = Annotated[float, Field(gt=0, le=0.2, allow_inf_nan=False)]
+
+
+class PromotionLimits(Section):
+    """What a candidate has to show before it is promoted; see docs/models.md.
+
+    Section `promotion`, the project's own. `elo0` and `elo1` are the hypotheses of the sequential test against the current model,
+    in normalised Elo. The floors are shares of a game, by number of players.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    elo0: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] = 0.0
+    elo1: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] = 30.0
+    alpha: Alpha = 0.05
+    beta: Alpha = 0.05
+    min_blocks: Annotated[int, Field(ge=10, le=100_000)] = 40
+    max_blocks: Annotated[int, Field(ge=10, le=100_000)] = 5000
+    floor_blocks: Annotated[int, Field(ge=10, le=100_000)] = 40
+    floor_alpha: Alpha = 0.05
+    max_age_days: Annotated[float, Field(gt=0, le=3650, allow_inf_nan=False)] = 30.0
+    random_floor: Floors = Field(default_factory=lambda: {"2p": 0.75, "3p": 0.6, "4p": 0.5})
+    heuristic_floor: Floors = Field(default_factory=lambda: {"2p": 1 / 2, "3p": 1 / 3, "4p": 1 / 4})
+
+    @field_validator("elo1")
+    @classmethod
+    def _above_elo0(cls, value: float, info: Any) -> float:
+        if value <= info.data.get("elo0", 0.0):
+            raise ValueError(f"must be above elo0 ({info.data['elo0']:g})")
+        return value
+
+    @field_validator("max_blocks")
+    @classmethod
+    def _not_below_the_minimum(cls, value: int, info: Any) -> int:
+        if value < info.data.get("min_blocks", 0):
+            raise ValueError(f"must be at least min_blocks ({info.data['min_blocks']})")
+        return value
+
+    @field_validator("random_floor", "heuristic_floor")
+    @classmethod
+    def _for_every_number_of_players(cls, value: Floors) -> Floors:
+        if len(value) != 3:
+            raise ValueError("must have a floor for 2p, 3p and 4p")
+        return value
+
+
 class Drive(Section):
     """External storage that hangs on a host. The `receive_*` flags say what may be sent there."""
 
@@ -264,6 +311,7 @@ class Cluster(BaseModel):
     webhooks: tuple[Webhook, ...] = ()
     thresholds: Thresholds = Thresholds()
     freshness: AgeLimits = AgeLimits()
+    promotion: PromotionLimits = PromotionLimits()
     auto_sync: AutoSync = AutoSync()
     elo_sync: EloSync = EloSync()
     p2p_voters: tuple[str, ...] = ()

@@ -29,8 +29,8 @@ from ringrift_dagster.games.database import file_sha256
 from ringrift_dagster.home import Home
 from ringrift_dagster.models.checkpoints.description import Checkpoint, read_checkpoint
 
-MAX_DATA_AGE_HOURS: Final = 48.0
-"""Age of a training set's newest game when training began from which the data are stale, unless the caller says otherwise."""
+MAX_DATA_AGE: Final = 48 * 3600.0
+"""Age in seconds of a training set's newest game when training began, above which the data are stale; the default."""
 MIN_PREFIX: Final = 8
 """Characters of a hash that are enough to name a candidate, if no other begins with them."""
 SUFFIXES: Final = {"torch-zip": ".pth", "torch-legacy": ".pth", "safetensors": ".safetensors", "onnx": ".onnx"}
@@ -197,7 +197,7 @@ def find(home: Home, prefix: str, config: str | None = None) -> Candidate:
     return matches[0]
 
 
-def qualify(home: Home, candidate: Candidate, *, max_data_age_hours: float = MAX_DATA_AGE_HOURS) -> Qualification:
+def qualify(home: Home, candidate: Candidate, *, max_data_age: float = MAX_DATA_AGE) -> Qualification:
     """Look up what a candidate was trained on, and collect what disqualifies it. The file is read and hashed."""
     path = directory(home, candidate.config) / candidate.file
     data = training_set(home, candidate.training_data_sha256) if candidate.training_data_sha256 else None
@@ -206,7 +206,7 @@ def qualify(home: Home, candidate: Candidate, *, max_data_age_hours: float = MAX
         *_damage(path, candidate.sha256),
         *_misfits(candidate.facts, config),
         *_provenance(candidate, data),
-        *_age(candidate, data, max_data_age_hours),
+        *_age(candidate, data, max_data_age),
     ]
     return Qualification(candidate, path, data, tuple(problems))
 
@@ -253,7 +253,7 @@ def _provenance(candidate: Candidate, data: TrainingSet | None) -> Iterator[Prob
         )
 
 
-def _age(candidate: Candidate, data: TrainingSet | None, limit_hours: float) -> Iterator[Problem]:
+def _age(candidate: Candidate, data: TrainingSet | None, limit: float) -> Iterator[Problem]:
     if candidate.training_began is None:
         yield Problem("training_time_unknown", "when training began is not recorded: register it with --training-began")
         return
@@ -262,9 +262,11 @@ def _age(candidate: Candidate, data: TrainingSet | None, limit_hours: float) -> 
     if data.newest_game is None:
         yield Problem("stale_data", "the training set does not say when its newest game was played")
         return
-    hours = (candidate.training_began - data.newest_game.timestamp()) / 3600
-    if hours > limit_hours:
-        yield Problem("stale_data", f"the newest game was {hours:.0f} hours old when training began; the limit is {limit_hours:g}")
+    age = candidate.training_began - data.newest_game.timestamp()
+    if age > limit:
+        yield Problem(
+            "stale_data", f"the newest game was {age / 3600:.0f} hours old when training began; the limit is {limit / 3600:g}"
+        )
 
 
 def _either(numbers: Sequence[int]) -> str:

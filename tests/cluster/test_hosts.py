@@ -591,3 +591,27 @@ def test_the_default_file_is_in_the_home(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.delenv("RINGRIFT_HOSTS_FILE", raising=False)
     monkeypatch.setenv("RINGRIFT_DATA_HOME", str(tmp_path))
     assert default_hosts_file() == tmp_path / "distributed_hosts.yaml"
+
+
+@pytest.mark.parametrize(
+    ("section", "problem"),
+    [
+        ("{elo0: 10, elo1: 5}", "must be above elo0 (10)"),
+        ("{min_blocks: 5}", "greater than or equal to 10"),
+        ("{min_blocks: 100, max_blocks: 50}", "must be at least min_blocks (100)"),
+        ("{random_floor: {2p: 0.7}}", "must have a floor for 2p, 3p and 4p"),
+        ("{alfa: 0.01}", "alfa"),
+    ],
+)
+def test_a_promotion_rule_that_makes_no_sense_is_an_error(section: str, problem: str, tmp_path: Path) -> None:
+    path = tmp_path / "hosts.yaml"
+    path.write_text(f"promotion: {section}\nhosts: {{}}\n")
+    with pytest.raises(HostsFileError, match=re.escape(problem)):
+        load_hosts(path)
+
+
+def test_promotion_rules_are_those_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "hosts.yaml"
+    path.write_text("promotion: {elo1: 50, random_floor: {2p: 0.8, 3p: 0.7, 4p: 0.6}}\nhosts: {}\n")
+    limits = load_hosts(path).promotion
+    assert (limits.elo0, limits.elo1, limits.min_blocks, limits.random_floor) == (0.0, 50.0, 40, {"2p": 0.8, "3p": 0.7, "4p": 0.6})

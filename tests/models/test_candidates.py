@@ -85,7 +85,7 @@ def test_data_are_stale_by_the_age_of_the_newest_game_when_training_began(
 ) -> None:
     known = {"training_data_sha256": trained.sha256, "training_began": began(trained, hours)}
     candidate = take_in(home, model_file(tmp_path / "m.pth", CONFIG), **known)
-    assert codes(home, candidate, max_data_age_hours=limit) == expected
+    assert codes(home, candidate, max_data_age=limit * 3600) == expected
 
 
 def test_a_training_set_of_another_config_or_encoder(home: Home, trained: TrainingSet, tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from ringrift_dagster.cluster.hosts import HostsFileError
 from ringrift_dagster.datasets.npz_export import digest_root
+from ringrift_dagster.defs.models.rules import rules_for
 from ringrift_dagster.defs.partitions import CONFIGS
 from ringrift_dagster.defs.policies import OWNERS, config_check
 from ringrift_dagster.defs.presentation import location, moment, table
@@ -50,11 +50,8 @@ def candidate_models(context: dg.AssetExecutionContext, home: HomeResource, plan
     registered last; the table has all. One that does not qualify is never promoted, whatever it wins.
     """
     config = context.partition_key
-    try:
-        limit = plane.cluster().freshness.fail_hours
-    except HostsFileError as error:
-        raise dg.Failure(f"the hosts file cannot be used: {error.problems[0]}", allow_retries=False) from error
-    registered = [qualify(home.home, entry, max_data_age_hours=limit) for entry in candidates(home.home, config)]
+    limit = rules_for(plane, config).max_data_age
+    registered = [qualify(home.home, entry, max_data_age=limit) for entry in candidates(home.home, config)]
     if not registered:
         raise dg.Failure(
             f"no candidate of {config} is registered; `ringrift-data models register FILE --config {config}` takes one in",

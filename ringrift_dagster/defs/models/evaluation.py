@@ -8,10 +8,11 @@ from pydantic import Field
 
 from ringrift_dagster.ai.selfplay import ENGINE_VERSION
 from ringrift_dagster.ai.workers import MAX_WORKERS, WorkerLost, default_workers
+from ringrift_dagster.defs.models.rules import rules_for
 from ringrift_dagster.defs.partitions import CONFIGS
 from ringrift_dagster.defs.policies import OWNERS
 from ringrift_dagster.defs.presentation import table
-from ringrift_dagster.defs.resources import HomeResource
+from ringrift_dagster.defs.resources import HomeResource, PlaneResource
 from ringrift_dagster.games.config import parse_config
 from ringrift_dagster.games.database import DatabaseUnreadable
 from ringrift_dagster.games.recording import RecordingError
@@ -19,7 +20,7 @@ from ringrift_dagster.home import Home
 from ringrift_dagster.models.candidates import Candidate, candidates, qualify
 from ringrift_dagster.models.evaluation.matches import UnknownParticipant
 from ringrift_dagster.models.evaluation.store import ConflictingEvidence
-from ringrift_dagster.models.promotion.decision import INCUMBENT
+from ringrift_dagster.models.promotion.decision import INCUMBENT, PromotionRules
 from ringrift_dagster.models.promotion.gathering import gather
 from ringrift_dagster.models.promotion.log import DecisionLog
 from ringrift_dagster.models.promotion.promoting import NothingToDo, assess, log_path
@@ -47,27 +48,30 @@ class EvaluationGames(dg.Config):
     pool="selfplay",
     code_version=ENGINE_VERSION,
 )
-def evaluation_games(context: dg.AssetExecutionContext, config: EvaluationGames, home: HomeResource) -> dg.MaterializeResult:
+def evaluation_games(
+    context: dg.AssetExecutionContext, config: EvaluationGames, home: HomeResource, plane: PlaneResource
+) -> dg.MaterializeResult:
     """Games of a candidate against the baselines and the current model, as many as the decision needs.
 
     They are played in blocks: one opening, the candidate once in every seat. Against a baseline the sample is fixed, against the
     current model a sequential test says when to stop. The gate judges every game before it counts, and none enters a training set.
     Blocks that exist are not played again.
     """
-    chosen, undecided = _chosen(home.home, context.partition_key, config.candidate)
+    rules = rules_for(plane, context.partition_key)
+    chosen, undecided = _chosen(home.home, context.partition_key, config.candidate, rules)
     played: dict[str, int] = {}
     try:
-        for opponent in _opponents(home.home, chosen) if undecided else ():
-            if opponent == INCUMBENT and _below_floor(home.home, chosen):
+        for opponent in _opponents(home.home, chosen, rules) if undecided else ():
+            if opponent == INCUMBENT and _below_floor(home.home, chosen, rules):
                 context.log.info("it is below a floor: it does not play the current model")
                 break
             workers = config.workers or default_workers()
-            played |= gather(home.home, chosen, [opponent], workers=workers, progress=_log_progress(context))
+            played |= gather(home.home, chosen, [opponent], rules=rules, workers=workers, progress=_log_progress(context))
     except (NothingToDo, UnknownParticipant) as error:
         raise dg.Failure(str(error), allow_retries=False) from error
     except (RecordingError, DatabaseUnreadable, WorkerLost, ConflictingEvidence) as error:
         raise dg.Failure(str(error)) from error
-    evidence = assess(home.home, chosen).evidence
+    evidence = assess(home.home, chosen, rules=rules).evidence
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": sum(blocks.complete for blocks in evidence.values()) * parse_config(chosen.config).players,
@@ -92,24 +96,24 @@ def evaluation_games(context: dg.AssetExecutionContext, config: EvaluationGames,
     )
 
 
-def _chosen(home: Home, config: str, prefix: str) -> tuple[Candidate, bool]:
+def _chosen(home: Home, config: str, prefix: str, rules: PromotionRules) -> tuple[Candidate, bool]:
     """The candidate to judge, and whether games can still decide on it: the last that is undecided and qualifies, else the last."""
     matching = [entry for entry in candidates(home, config) if entry.sha256.startswith(prefix)]
     if not matching:
         raise dg.Failure(f"no candidate of {config} {f'begins with {prefix}' if prefix else 'is registered'}", allow_retries=False)
     with DecisionLog(log_path(home)) as log:
         undecided = (entry for entry in matching if log.last_about(config, entry.sha256) is None)
-        chosen = next((entry for entry in undecided if not qualify(home, entry).problems), None)
+        chosen = next((entry for entry in undecided if not qualify(home, entry, max_data_age=rules.max_data_age).problems), None)
     return chosen or matching[0], chosen is not None
 
 
-def _opponents(home: Home, candidate: Candidate) -> list[str]:
+def _opponents(home: Home, candidate: Candidate, rules: PromotionRules) -> list[str]:
     """The baselines, then the current model."""
-    return sorted(assess(home, candidate).opponents, key=lambda name: (name == INCUMBENT, name))
+    return sorted(assess(home, candidate, rules=rules).opponents, key=lambda name: (name == INCUMBENT, name))
 
 
-def _below_floor(home: Home, candidate: Candidate) -> bool:
-    return any(reason.code == "below_floor" for reason in assess(home, candidate).decision.reasons)
+def _below_floor(home: Home, candidate: Candidate, rules: PromotionRules) -> bool:
+    return any(reason.code == "below_floor" for reason in assess(home, candidate, rules=rules).decision.reasons)
 
 
 def _log_progress(context: dg.AssetExecutionContext) -> Callable[[str, int, int], None]:

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
-from ringrift_dagster.cluster.hosts import HostsFileError
 from ringrift_dagster.datasets.canonical_games import CorruptStore
 from ringrift_dagster.defs.models.charts import course_chart
+from ringrift_dagster.defs.models.rules import rules_for
 from ringrift_dagster.defs.partitions import CONFIGS
 from ringrift_dagster.defs.policies import OWNERS, config_check
 from ringrift_dagster.defs.presentation import location, moment, table
@@ -131,16 +131,13 @@ def _ship(plane: PlaneResource, current: Entry) -> str:
 def _decide(context: dg.AssetExecutionContext, home: Home, plane: PlaneResource) -> list[Assessment]:
     """Decide on the candidates of the config until one is promoted; those that were decided on before are left out."""
     config = context.partition_key
-    try:
-        limit = plane.cluster().freshness.fail_hours
-    except HostsFileError as error:
-        raise dg.Failure(f"the hosts file cannot be used: {error.problems[0]}", allow_retries=False) from error
+    rules = rules_for(plane, config)
     with DecisionLog(log_path(home)) as log:
         undecided = [entry for entry in candidates(home, config) if log.last_about(config, entry.sha256) is None]
     assessments: list[Assessment] = []
     try:
         for candidate in undecided:
-            assessments.append(assessment := assess(home, candidate, max_data_age_hours=limit))
+            assessments.append(assessment := assess(home, candidate, rules=rules))
             record(home, assessment, f"run {context.run.run_id}")
             if assessment.decision.verdict == "promote":
                 break

@@ -11,7 +11,7 @@ from ringrift_dagster.games.config import CONFIG_KEYS
 from ringrift_dagster.models.candidates import candidates
 
 
-@dg.sensor(job=promotion_job, minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING)
+@dg.sensor(job=promotion_job, minimum_interval_seconds=10, default_status=dg.DefaultSensorStatus.RUNNING)
 def new_candidates_sensor(context: dg.SensorEvaluationContext, home: HomeResource) -> dg.SensorResult:
     """Looks at the registered candidates; asks for a run of each config that has one it had not before.
 

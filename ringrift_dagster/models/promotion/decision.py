@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal
 
+from ringrift_dagster.cluster.topology import AgeLimits, PromotionLimits
 from ringrift_dagster.models.evaluation.records import Blocks
 from ringrift_dagster.models.evaluation.sequential import (
     Estimate,
@@ -45,6 +46,8 @@ _CONTINUE: Final = frozenset({"undecided", "too_few_blocks", "stale_evidence"})
 class PromotionRules:
     """What a promotion requires. `hypotheses` are in normalised Elo, scores are shares of a game, ages in seconds.
 
+    `max_age` is that of the newest evaluation game against an opponent, `max_data_age` that of the newest game of the training set
+    when training began.
     `floors` has, by baseline, the score that the candidate is to exceed with a one-sided error of `floor_alpha`, judged once, on
     the first `floor_blocks` blocks.
     """
@@ -56,11 +59,27 @@ class PromotionRules:
     floor_blocks: int = 40
     floor_alpha: float = 0.05
     max_age: float = 30 * 86400.0
+    max_data_age: float = 48 * 3600.0
+
+
+def rules_of(limits: PromotionLimits, freshness: AgeLimits, players: int) -> PromotionRules:
+    """The rules for a number of players, as the hosts file has them."""
+    key: Any = f"{players}p"
+    return PromotionRules(
+        floors={"random": limits.random_floor[key], "heuristic": limits.heuristic_floor[key]},
+        hypotheses=Hypotheses(limits.elo0, limits.elo1, limits.alpha, limits.beta),
+        min_blocks=limits.min_blocks,
+        max_blocks=limits.max_blocks,
+        floor_blocks=limits.floor_blocks,
+        floor_alpha=limits.floor_alpha,
+        max_age=limits.max_age_days * 86400.0,
+        max_data_age=freshness.fail_hours * 3600.0,
+    )
 
 
 def default_rules(players: int) -> PromotionRules:
-    """The rules for a number of players: clearly better than `random`, and better than an equal of `heuristic`."""
-    return PromotionRules(floors={"random": {2: 0.75, 3: 0.6, 4: 0.5}[players], "heuristic": 1 / players})
+    """The rules for a number of players where the hosts file says nothing."""
+    return rules_of(PromotionLimits(), AgeLimits(), players)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from ringrift_dagster.datasets.canonical_games import stored_digests
 from ringrift_dagster.games.config import CONFIG_KEYS, Config, parse_config
 from ringrift_dagster.home import Home
 from ringrift_dagster.models.candidates import (
-    MAX_DATA_AGE_HOURS,
     Candidate,
     Qualification,
     directory,
@@ -102,14 +101,13 @@ def assess(
     candidate: Candidate,
     *,
     rules: PromotionRules | None = None,
-    max_data_age_hours: float = MAX_DATA_AGE_HOURS,
     now: float | None = None,
 ) -> Assessment:
     """Decide on a candidate with the evidence that there is. Nothing is recorded. Raises sqlite3.Error and OSError."""
     config = parse_config(candidate.config)
     rules = rules or default_rules(config.players)
     now = time.time() if now is None else now
-    qualification = qualify(home, candidate, max_data_age_hours=max_data_age_hours)
+    qualification = qualify(home, candidate, max_data_age=rules.max_data_age)
     with DecisionLog(log_path(home)) as log:
         entry = log.current(config.key)
     current = entry.sha256 if entry else None
