@@ -167,9 +167,8 @@ def _verified(game: EvaluationGame, record: GameRecord | None, database: Path) -
 
 def _void(game: EvaluationGame, detail: str) -> EvaluationGame:
     """A game without a result, for this reason."""
-    return replace(
-        game, result="void", winner_seat=0, moves=0, termination="", digest=None, detail=" ".join(detail.split())[:MAX_DETAIL]
-    )
+    line = " ".join(detail.split())[:MAX_DETAIL].encode(errors="replace").decode()
+    return replace(game, result="void", winner_seat=0, moves=0, termination="", digest=None, detail=line)
 
 
 def play_block(match: Match, task: tuple[int, int]) -> PlayedBlock:

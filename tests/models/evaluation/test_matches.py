@@ -202,7 +202,9 @@ def failing(when: Callable[[Position], bool], error: Exception | int) -> Factory
     return make
 
 
-@pytest.mark.parametrize("error", [Crash("the GPU\nis gone"), MemoryError(), RecursionError(), -1, 4000, 10**9], ids=repr)
+@pytest.mark.parametrize(
+    "error", [Crash("the GPU\nis gone"), Crash("\ud800" * 1000), MemoryError(), RecursionError(), -1, 4000, 10**9], ids=ascii
+)
 def test_a_policy_that_fails_gets_no_result_and_no_defeat(
     error: Exception | int, store: EvidenceStore, database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
