@@ -6,6 +6,7 @@ readers of one archive cannot see different contents. Names are checked by the c
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 from typing import Final
@@ -22,6 +23,10 @@ _UTF8: Final = 0x0800
 _FILL_32: Final = 0xFFFFFFFF
 _FILL_16: Final = 0xFFFF
 _ZIP64_EXTRA: Final = 0x0001
+_PADDING_EXTRA: Final = int.from_bytes(b"FB", "little")
+"""The field with which torch aligns the data of an entry."""
+_PROGRAM: Final = re.compile(rb"[^/]*/(code/|constants(\.pkl$|/)|extra/)")
+"""Names of the entries of a TorchScript archive that are its program."""
 
 _LOCAL: Final = struct.Struct("<4s5H3L2H")
 _CENTRAL: Final = struct.Struct("<4s6H3L5H2L")
@@ -54,7 +59,7 @@ class _Listed:
 def read_entries(source: Source) -> dict[str, Entry]:
     """All entries by name, with every local header compared with the directory. Data are not read: see `check_crc`.
 
-    Raises CheckpointRefused (`hostile_archive`, `truncated`, `too_large`).
+    Raises CheckpointRefused (`hostile_archive`, `torchscript`, `truncated`, `too_large`).
     """
     start, count, size = _directory(source)
     listed = _list(source.read(start, size), count)
@@ -130,6 +135,8 @@ def _list(directory: bytes, count: int) -> list[_Listed]:
         position += name_bytes + extra_bytes
         if signature != b"PK\1\2" or position > len(directory) or comment or disk:
             raise _hostile("an entry of the directory is not what torch writes")
+        if _PROGRAM.match(name):
+            raise CheckpointRefused("torchscript", f"entry {name[:60]!r} belongs to a program")
         size, packed, offset = _widened(extra, size, packed, offset)
         if method or packed != size or flags & ~(_SIZES_FOLLOW | _UTF8):
             raise _hostile(f"entry {name[:60]!r} is compressed, encrypted or flagged")
@@ -141,10 +148,10 @@ def _list(directory: bytes, count: int) -> list[_Listed]:
 
 def _widened(extra: bytes, size: int, packed: int, offset: int) -> tuple[int, int, int]:
     """The three numbers, of which those that do not fit into 32 bits are in the zip64 field."""
+    wide = _extra_fields(extra).get(_ZIP64_EXTRA, b"")
     missing = [value == _FILL_32 for value in (size, packed, offset)]
     if not any(missing):
         return size, packed, offset
-    wide = _extra_field(extra, _ZIP64_EXTRA)
     if len(wide) != 8 * sum(missing):
         raise _hostile("the zip64 field of an entry is not what torch writes")
     numbers = iter(struct.unpack(f"<{sum(missing)}Q", wide))
@@ -154,19 +161,18 @@ def _widened(extra: bytes, size: int, packed: int, offset: int) -> tuple[int, in
     return size, packed, offset
 
 
-def _extra_field(extra: bytes, wanted: int) -> bytes:
-    """The content of the only field with this number; empty if there is none."""
-    position, content = 0, b""
+def _extra_fields(extra: bytes) -> dict[int, bytes]:
+    """Extra fields by number, of which torch writes two. Others could give an entry a second name."""
+    position, fields = 0, {}
     while position < len(extra):
         if position + 4 > len(extra):
             raise _hostile("the extra fields of an entry are cut off")
         number, length = struct.unpack_from("<2H", extra, position)
         position += 4 + length
-        if position > len(extra) or (number == wanted and content):
-            raise _hostile("the extra fields of an entry are cut off or occur twice")
-        if number == wanted:
-            content = extra[position - length : position]
-    return content
+        if position > len(extra) or number in fields or number not in (_ZIP64_EXTRA, _PADDING_EXTRA):
+            raise _hostile("the extra fields of an entry are cut off, occur twice or are none that torch writes")
+        fields[number] = extra[position - length : position]
+    return fields
 
 
 def _entry(source: Source, item: _Listed, position: int) -> tuple[Entry, int]:
@@ -183,6 +189,7 @@ def _entry(source: Source, item: _Listed, position: int) -> tuple[Entry, int]:
     if end > source.size:
         raise CheckpointRefused("truncated", f"entry {item.name[:60]!r} ends beyond the file")
     if flags & _SIZES_FOLLOW:
+        _extra_fields(names[name_bytes:])
         agrees = not (crc or packed or size) or (packed, size) == (_FILL_32, _FILL_32)
         end = _after_descriptor(source, item, end)
     else:

@@ -29,7 +29,6 @@ LEGACY_PROTOCOL: Final = 1001
 _NAME: Final = re.compile(r"[^/\\\x00]{1,255}")
 _SMALL: Final = frozenset({"version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id"})
 _STORAGE: Final = re.compile(r"data/(0|[1-9][0-9]{0,5})")
-_PROGRAM: Final = re.compile(r"code/|constants(\.pkl|/)|extra/")
 
 
 def read_zip(source: Source) -> Content:
@@ -94,8 +93,6 @@ def _by_role(entries: Mapping[str, Entry]) -> dict[str, Entry]:
         raise CheckpointRefused("hostile_archive", "entries outside the one folder that torch writes")
     named = {name.partition("/")[2]: entry for name, entry in entries.items()}
     for name in named:
-        if _PROGRAM.match(name):
-            raise CheckpointRefused("torchscript", f"entry {name[:60]!r} belongs to a program")
         if name != "data.pkl" and name not in _SMALL and not _STORAGE.fullmatch(name):
             raise CheckpointRefused("hostile_archive", f"entry {name[:60]!r} is none that torch writes")
     for name in _SMALL & named.keys():

@@ -24,8 +24,10 @@ from ringrift_dagster.ai.selfplay import ENGINE_VERSION
 from ringrift_dagster.ai.workers import MAX_WORKERS, results, stopped
 from ringrift_dagster.canonical.gate import judge_holdout
 from ringrift_dagster.games.config import Config, parse_config
-from ringrift_dagster.games.database import GameDatabase, GameRecord, file_sha256
+from ringrift_dagster.games.database import GameDatabase, GameRecord
 from ringrift_dagster.games.recording import GameRecorder, GameRows, PlayedGame, RecordingError, Seat, game_rows
+from ringrift_dagster.models.checkpoints.description import read_checkpoint
+from ringrift_dagster.models.checkpoints.refusals import CheckpointRefused
 from ringrift_dagster.models.evaluation.records import (
     HARNESS,
     Blocks,
@@ -73,7 +75,7 @@ class Match:
 
     @property
     def config(self) -> Config:
-        """The config of all games. Raises UnknownConfig."""
+        """The config of all games."""
         return parse_config(self.series.config)
 
 
@@ -165,9 +167,8 @@ def _verified(game: EvaluationGame, record: GameRecord | None, database: Path) -
 
 def _void(game: EvaluationGame, detail: str) -> EvaluationGame:
     """A game without a result, for this reason."""
-    return replace(
-        game, result="void", winner_seat=0, moves=0, termination="", digest=None, detail=" ".join(detail.split())[:MAX_DETAIL]
-    )
+    line = " ".join(detail.split())[:MAX_DETAIL].encode(errors="replace").decode()
+    return replace(game, result="void", winner_seat=0, moves=0, termination="", digest=None, detail=line)
 
 
 def play_block(match: Match, task: tuple[int, int]) -> PlayedBlock:
@@ -269,7 +270,7 @@ _players = lru_cache(maxsize=1)(Players)
 
 
 def make_policy(participant: Participant, config: Config, files: Mapping[str, Path]) -> Policy:
-    """The policy of a participant. Raises UnknownParticipant."""
+    """The policy of a participant. Raises UnknownParticipant, for a file that is not this model or of another config too."""
     if participant.sha256 is None:
         try:
             spec = parse_spec(participant.name, config)
@@ -277,8 +278,14 @@ def make_policy(participant: Participant, config: Config, files: Mapping[str, Pa
             raise UnknownParticipant(str(error)) from error
         return POLICIES[spec.name](config, spec.budget)
     path = files.get(participant.sha256)
-    if path is None or not path.is_file():
+    if path is None:
         raise UnknownParticipant(f"the file of model {participant.sha256[:12]} is not here")
-    if file_sha256(path) != participant.sha256:
-        raise UnknownParticipant(f"{path}: not model {participant.sha256[:12]}: the file has other content")
+    try:
+        checkpoint = read_checkpoint(path)
+    except CheckpointRefused as refused:
+        raise UnknownParticipant(f"{path}: {refused}") from refused
+    if checkpoint.sha256 != participant.sha256:
+        raise UnknownParticipant(f"{path}: not model {participant.sha256[:12]}, the file has other content")
+    if checkpoint.config != config.key:
+        raise UnknownParticipant(f"{path}: a model for {checkpoint.config or 'an unknown config'}, not for {config.key}")
     raise UnknownParticipant(f"no policy plays with model {participant.sha256[:12]} ({path})")

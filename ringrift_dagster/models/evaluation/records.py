@@ -14,7 +14,7 @@ from itertools import takewhile
 from statistics import fmean
 from typing import Any, Final, Literal
 
-from ringrift_dagster.games.config import Config
+from ringrift_dagster.games.config import CONFIG_KEYS, Config, UnknownConfig
 
 HARNESS: Final = "ringrift_dagster"
 """The harness of games that this project played itself."""
@@ -44,11 +44,15 @@ class Participant:
 
 @dataclass(frozen=True, order=True)
 class Series:
-    """All games of a candidate against one opponent on a config."""
+    """All games of a candidate against one opponent on a config. Raises UnknownConfig for what is none of the twelve."""
 
     config: str
     candidate: Participant
     opponent: Participant
+
+    def __post_init__(self) -> None:
+        if self.config not in CONFIG_KEYS:
+            raise UnknownConfig(f"{self.config!r} is no config; expected one of {', '.join(CONFIG_KEYS)}")
 
     @property
     def seed_words(self) -> tuple[str, ...]:

@@ -78,6 +78,13 @@ def test_tensors_as_torch_may_save_them(sizes: tuple[int, ...], strides: tuple[i
     assert read(content, tmp_path).parameters == int(np.prod(sizes, dtype=int))
 
 
+@pytest.mark.parametrize(("dtype", "elements"), [("uint16", 8), ("uint32", 4), ("uint64", 2)])
+def test_types_that_torch_saves_as_untyped_storages(dtype: str, elements: int, tmp_path: Path) -> None:
+    stored = storage(elements=16, kind="UntypedStorage").replace(b"ctorch\n", b"ctorch.storage\n")
+    typed = tensor(stored, (elements,)).replace(b"_rebuild_tensor_v2", b"_rebuild_tensor_v3")[:-2] + f"ctorch\n{dtype}\ntR".encode()
+    assert read(archive(weights(typed)), tmp_path).parameters == elements
+
+
 METADATA = {"model_class": "Net", "config": {"board_type": "hex8", "num_players": 2}, "training_data_sha256": "ab" * 32}
 
 

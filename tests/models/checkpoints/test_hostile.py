@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import pickle
+import sqlite3
 import struct
 import sys
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from hypothesis import given, settings
@@ -62,8 +67,73 @@ def multiplying() -> bytes:
     return b"]()q\x00" + b"".join(references) + b"e"
 
 
-def with_flag(info: zipfile.ZipInfo) -> None:
-    info.flag_bits |= 1
+def with_flag(bit: int) -> Callable[[zipfile.ZipInfo], None]:
+    """Sets a flag in the directory: 0x1 encrypted, 0x20 patch data, 0x40 strong encryption, 0x2000 masked headers."""
+
+    def change(info: zipfile.ZipInfo) -> None:
+        info.flag_bits |= bit
+
+    return change
+
+
+def with_other_method(info: zipfile.ZipInfo) -> None:
+    info.compress_type = zipfile.ZIP_DEFLATED
+
+
+def with_second_name(info: zipfile.ZipInfo) -> None:
+    """The extra field with which some readers replace an entry's name."""
+    if info.filename.endswith("data/0"):
+        name = b"archive/data.pkl"
+        info.extra = struct.pack("<2HBL", 0x7075, 5 + len(name), 1, zlib.crc32(info.filename.encode())) + name
+
+
+def overlapping() -> bytes:
+    """Two storages in one place, as bombs that need no compression have them."""
+    offsets: list[int] = []
+
+    def change(info: zipfile.ZipInfo) -> None:
+        if "/data/" in info.filename:
+            offsets.append(info.header_offset)
+            info.header_offset = offsets[0]
+
+    content = text("model_state_dict") + b"}" + b"".join(text(key) + tensor(storage(key)) + b"s" for key in "01") + b"s"
+    return archive(b"\x80\x02}" + content + b".", storages={"0": bytes(16), "1": bytes(16)}, change=change)
+
+
+def compressed_program() -> bytes:
+    """An archive as `torch.jit.save` writes it: the program is compressed."""
+    file = io.BytesIO(archive())
+    with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as writer:
+        writer.writestr("archive/code/__torch__.py", f"import os; os.system({COMMAND!r})")
+    return file.getvalue()
+
+
+def zipped(name: str, content: bytes) -> bytes:
+    """A file in a zip archive of its own."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as writer:
+        writer.writestr(name, content)
+    return file.getvalue()
+
+
+def training_set() -> bytes:
+    """An NPZ, of which somebody thought that it is a model."""
+    file = io.BytesIO()
+    np.savez(file, features=np.zeros((2, 56, 8, 8), np.float32))
+    return file.getvalue()
+
+
+def database() -> bytes:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute("CREATE TABLE games (game_id TEXT)")
+        return connection.serialize()
+
+
+def of_other_players() -> bytes:
+    """A value head for three players, in a model that says that it is for two."""
+    value = text("model_state_dict") + b"}" + text("value_fc2.weight") + tensor(storage(), (3, 1), (1, 1)) + b"ss"
+    claim = text("_versioning_metadata") + b"}" + text("num_players") + number(2) + b"ss"
+    return archive(b"\x80\x02}" + value + claim + b".")
 
 
 def with_other_size(info: zipfile.ZipInfo) -> None:
@@ -240,7 +310,21 @@ HOSTILE: dict[str, tuple[str, Callable[[], bytes]]] = {
     "constants of a program": ("torchscript", lambda: archive(others={"archive/constants.pkl": b"\x80\x02)."})),
     "compression": ("hostile_archive", lambda: archive(method=zipfile.ZIP_DEFLATED)),
     "a bomb": ("hostile_archive", lambda: archive(storages={"0": bytes(50_000_000)}, method=zipfile.ZIP_DEFLATED)),
-    "encryption": ("hostile_archive", lambda: archive(change=with_flag)),
+    "encryption": ("hostile_archive", lambda: archive(change=with_flag(0x1))),
+    "patch data": ("hostile_archive", lambda: archive(change=with_flag(0x20))),
+    "strong encryption": ("hostile_archive", lambda: archive(change=with_flag(0x40))),
+    "masked headers": ("hostile_archive", lambda: archive(change=with_flag(0x2000))),
+    "two methods": ("hostile_archive", lambda: archive(change=with_other_method)),
+    "a second name in an extra field": ("hostile_archive", lambda: archive(change=with_second_name)),
+    "two entries in one place": ("hostile_archive", overlapping),
+    "a compressed program": ("torchscript", compressed_program),
+    "a model in an archive": ("hostile_archive", lambda: zipped("model.pth", archive())),
+    "a model in an archive in a folder": ("hostile_archive", lambda: zipped("archive/data.pkl.zip", archive())),
+    "a compressed model": ("unknown_format", lambda: gzip.compress(archive())),
+    "a training set": ("hostile_archive", training_set),
+    "a database": ("unknown_format", database),
+    "a program of the machine": ("unknown_format", lambda: b"\x7fELF" + bytes(1000)),
+    "a model for others than it says": ("metadata_mismatch", of_other_players),
     "two sizes": ("hostile_archive", lambda: archive(change=with_other_size)),
     "two checksums": ("hostile_archive", lambda: archive(change=with_other_crc)),
     "two names": ("hostile_archive", lambda: archive(change=with_other_name)),
@@ -308,6 +392,10 @@ def test_refused_with_a_reason_and_without_effect(name: str, tmp_path: Path, mon
     assert len(str(refused.value).splitlines()) == 1
     assert sys.modules.keys() == modules
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_the_corpus_is_large() -> None:
+    assert len(HOSTILE) >= 140
 
 
 def test_the_canary_is_there_when_such_a_file_is_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from ringrift_dagster.canonical.gate import GameVerdict, Gate, judge_holdout, ju
 from ringrift_dagster.datasets.canonical_games import append_canonical
 from ringrift_dagster.datasets.npz_export import ExportError, export_databases
 from ringrift_dagster.games.config import Config, parse_config
-from ringrift_dagster.games.database import GameDatabase, GameRecord, file_sha256
+from ringrift_dagster.games.database import GameDatabase, GameRecord
 from ringrift_dagster.games.position import Position
 from ringrift_dagster.games.recording import GameRecorder, RecordingRefused
 from ringrift_dagster.home import Home
@@ -47,6 +47,7 @@ from ringrift_dagster.models.evaluation.records import (
     exhausted_block,
 )
 from ringrift_dagster.models.evaluation.store import ConflictingEvidence, EvidenceStore
+from tests.models.checkpoints.files import good
 from tests.models.evaluation.making import game
 
 
@@ -201,7 +202,9 @@ def failing(when: Callable[[Position], bool], error: Exception | int) -> Factory
     return make
 
 
-@pytest.mark.parametrize("error", [Crash("the GPU\nis gone"), MemoryError(), RecursionError(), -1, 4000, 10**9], ids=repr)
+@pytest.mark.parametrize(
+    "error", [Crash("the GPU\nis gone"), Crash("\ud800" * 1000), MemoryError(), RecursionError(), -1, 4000, 10**9], ids=ascii
+)
 def test_a_policy_that_fails_gets_no_result_and_no_defeat(
     error: Exception | int, store: EvidenceStore, database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -427,12 +430,15 @@ def test_participants_that_cannot_play_are_refused_before_anything_is_written(st
 
 def test_a_file_with_other_content_than_the_models_does_not_play(store: EvidenceStore, database: Path, tmp_path: Path) -> None:
     path = tmp_path / "net.pth"
-    path.write_bytes(b"old weights")
-    sha256 = file_sha256(path)
-    path.write_bytes(b"new weights")
+    path.write_bytes(good("hex_v3_flat_hex8_2p"))
+    sha256 = "0" * 64
     match = Match(replace(HEX.series, candidate=Participant("net", "1", sha256)), ((sha256, path),))
     with pytest.raises(UnknownParticipant, match=re.escape(f"{path}: not model {sha256[:12]}")):
         evaluate(match, 1, store, database)
+    path.write_bytes(b"no model")
+    with pytest.raises(UnknownParticipant, match=re.escape(f"{path}: unknown_format: ")):
+        evaluate(match, 1, store, database)
+    assert not database.exists()
 
 
 def test_openings_follow_from_the_participants_alone() -> None:

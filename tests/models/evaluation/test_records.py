@@ -9,16 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ringrift_dagster.games.config import parse_config
+from ringrift_dagster.games.config import UnknownConfig, parse_config
 from ringrift_dagster.models.evaluation.records import (
     MAX_ATTEMPTS,
     EvaluationGame,
+    Series,
     blocks_of,
     exhausted_block,
     next_blocks,
     score,
 )
-from tests.models.evaluation.making import block, game
+from tests.models.evaluation.making import CANDIDATE, HEURISTIC, block, game
 
 CONFIG = parse_config("square8_2p")
 
@@ -128,6 +129,12 @@ def test_void_games_never_score(games: list[EvaluationGame]) -> None:
 def test_hosts_are_compared() -> None:
     games = [*block(0, ("won", "won"), host="a"), *block(1, ("lost", "lost"), host="b"), game(5, 1, "lost", host="c")]
     assert blocks_of(games, CONFIG).hosts == {"a": (2, 0.5), "b": (2, -0.5)}
+
+
+@pytest.mark.parametrize("config", ["", "hex8", "hex8_5p", "HEX8_2P", "canonical_hex8_2p"])
+def test_a_series_is_of_one_of_the_twelve_configs(config: str) -> None:
+    with pytest.raises(UnknownConfig):
+        Series(config, CANDIDATE, HEURISTIC)
 
 
 def test_nothing_is_no_evidence() -> None:
