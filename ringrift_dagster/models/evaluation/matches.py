@@ -224,4 +224,9 @@ def make_policy(participant: Participant, config: Config, files: Mapping[str, Pa
     path = files.get(participant.sha256)
     if path is None:
         raise UnknownParticipant(f"the file of model {participant.sha256[:12]} is not here")
-    raise UnknownParticipant(f"no policy plays with model {participant.sha256[:12]} ({path})")
+    from ringrift_dagster.models.playing import UnplayableModel, model_policy
+
+    try:
+        return model_policy(participant.name, config, path, participant.sha256)
+    except UnplayableModel as error:
+        raise UnknownParticipant(str(error)) from error
