@@ -66,7 +66,7 @@ def load_network(config: Config, path: Path, sha256: str | None = None) -> Refer
     if checkpoint.config != config.key:
         raise UnplayableModel(f"{path} is a model of {checkpoint.config or 'no known config'}, not of {config.key}")
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UnplayableModel("torch is not installed, and models play with it: pip install 'ringrift-dagster[train]'") from error
     from ringrift_dagster.models.training.network import ARCHITECTURE_VERSION, MODEL_CLASS, ReferenceNetwork, Sizes
@@ -100,7 +100,7 @@ class Judge:
     """Asks a network about positions of its config; buffers are made once, so it is used by one thread at a time."""
 
     def __init__(self, config: Config, network: ReferenceNetwork) -> None:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
 
         spec = encoding(config)
         self._torch = torch

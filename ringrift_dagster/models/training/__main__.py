@@ -16,7 +16,6 @@ from typing import Any, Final, NoReturn
 
 import click
 
-from ringrift_dagster.ai.workers import default_workers
 from ringrift_dagster.datasets.encoders import BOARD_FACTS
 from ringrift_dagster.games.config import BOARD_ALIASES, PLAYER_COUNTS, Config
 from ringrift_dagster.models.training.loader import TrainingDataRefused, TrainingSet
@@ -41,7 +40,9 @@ CPU_INDEX: Final = "https://download.pytorch.org/whl/cpu"
 @click.option("--num-filters", default=32, show_default=True, type=int, help="Filters of every convolution.")
 @click.option("--num-res-blocks", default=3, show_default=True, type=int)
 @click.option("--validation-split", default=0.05, show_default=True, type=click.FloatRange(0, 0.9), help="Share held out, by game.")
-@click.option("--threads", default=None, type=click.IntRange(1, 1024), help="All cores by default; weights depend on their number.")
+@click.option(
+    "--threads", default=1, show_default=True, type=click.IntRange(1, 1024), help="More pay on idle cores; weights depend on it."
+)
 @click.option("--keep-forced-moves", is_flag=True, help="Train on moves without an alternative too; they are left out by default.")
 @click.option("--work-dir", default=None, type=click.Path(path_type=Path), help="Where the uncompressed set lies meanwhile.")
 def command(**options: Any) -> None:
@@ -61,7 +62,7 @@ def _train(
     num_filters: int,
     num_res_blocks: int,
     validation_split: float,
-    threads: int | None,
+    threads: int,
     keep_forced_moves: bool,
     work_dir: Path | None,
 ) -> None:
@@ -78,8 +79,7 @@ def _train(
         with TrainingSet(data_path, work_dir or save_path.parent, decisions_only=not keep_forced_moves) as data:
             if data.config != config:
                 raise TrainingDataRefused(f"{data_path} is of {data.config.key}, not of {config.key}")
-            used = threads or default_workers()
-            chosen = trainer.Options(epochs, batch_size, learning_rate, seed, sizes, validation_split, used)
+            chosen = trainer.Options(epochs, batch_size, learning_rate, seed, sizes, validation_split, threads)
             checkpoint = trainer.train(data, chosen, save_path, lambda figures: _report("epoch", figures))
     except trainer.TrainingFailed as error:
         _end(str(error), FAILED)
@@ -103,7 +103,7 @@ def _config(board: str, players: int) -> Config:
 
 def _import_torch() -> tuple[Any, Any]:
     try:
-        import torch  # noqa: F401
+        import torch  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError:
         _end(
             f"torch is not installed: pip install 'ringrift-dagster[train]' --extra-index-url {CPU_INDEX} (a build without CUDA)",

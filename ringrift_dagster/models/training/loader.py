@@ -43,10 +43,11 @@ class TrainingDataRefused(ValueError):
 
 @dataclass(frozen=True)
 class Batch:
-    """n samples. Shapes: features (n, channels, size, size), global_vectors (n, 20), values (n,) for whoever is to move, seat_values
-    (n, 4) by seat, or None where the set has none.
+    """Some samples, n of them.
 
-    The policy targets are listed: sample `owners[i]` (0 to n - 1) gives move `moves[i]` the probability `probabilities[i]`.
+    Shapes: features (n, channels, size, size), global_vectors (n, 20), values (n,) for whoever is to move, seat_values (n, 4) by
+    seat, or None where the set has none. The policy targets are listed: sample `owners[i]`, 0 to n - 1, gives move `moves[i]` the
+    probability `probabilities[i]`.
     """
 
     features: NDArray[np.float32]
@@ -59,6 +60,28 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def value_targets(self, players: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """What each player's value should be, the mover's first, and 1 where it is known, else 0. Shapes: (n, players).
+
+        A set does not say who is to move. With two players the other's value is the opposite; with more, the mover is whoever's
+        value by seat is the mover's, and where several have it only the mover's is known.
+        """
+        targets = np.zeros((len(self), players), np.float32)
+        known = np.zeros((len(self), players), np.float32)
+        targets[:, 0] = self.values
+        known[:, 0] = 1.0
+        if players == 2:
+            targets[:, 1] = -self.values
+            known[:, 1] = 1.0
+        elif self.seat_values is not None:
+            by_seat = self.seat_values[:, :players]
+            alike = by_seat == self.values[:, None]
+            order = (alike.argmax(axis=1)[:, None] + np.arange(players)) % players
+            unique = alike.sum(axis=1) == 1
+            targets[unique] = np.take_along_axis(by_seat, order, axis=1)[unique]
+            known[unique] = 1.0
+        return targets, known
 
 
 class TrainingSet:
@@ -109,8 +132,12 @@ class TrainingSet:
                 keep = _decisions(archive, report.samples) if decisions_only else np.ones(report.samples, np.bool_)
                 self._check_room(archive, directory, int(keep.sum()))
                 self._columns = {name: self._numbers(archive, name, keep, directory) for name in _NUMBERS if name in archive.names}
-                self._moves, lengths = self._policy(archive, "policy_indices", np.dtype(np.int32), directory)
-                self._probabilities, _ = self._policy(archive, "policy_values", np.dtype(np.float32), directory)
+                self._moves, lengths = self._policy(
+                    archive, "policy_indices", _SpooledMoves(self._column(np.dtype(np.int32), (), directory))
+                )
+                self._probabilities, _ = self._policy(
+                    archive, "policy_values", _SpooledProbabilities(self._column(np.dtype(np.float32), (), directory))
+                )
                 games = _games(archive)
             if file_digest(file)[1] != self.sha256:
                 raise TrainingDataRefused(f"{path} was changed while it was read")
@@ -175,10 +202,9 @@ class TrainingSet:
             start += len(block)
         return column
 
-    def _policy(self, archive: NpzArchive, name: str, dtype: np.dtype[Any], directory: Path) -> tuple[_Column, Counts]:
+    def _policy(self, archive: NpzArchive, name: str, rows: _SpooledRows) -> tuple[_Column, Counts]:
         """The entries of all policy rows, and how many every sample has."""
         header = archive.header(name)
-        rows = _SpooledRows(self._column(dtype, (), directory))
         for block in archive.object_blocks(header):
             rows.add(block, header.shape)
         return rows.column, rows.lengths()
@@ -193,12 +219,12 @@ class _Column:
 
     def __init__(self, file: IO[bytes], dtype: np.dtype[Any], row: tuple[int, ...]) -> None:
         self._file = file
-        self._dtype = dtype
+        self.dtype = dtype
         self.row = row
         self._bytes = prod(row) * dtype.itemsize
 
     def append(self, rows: NDArray[Any]) -> None:
-        data = memoryview(np.ascontiguousarray(rows, dtype=self._dtype)).cast("B") if rows.size else memoryview(b"")
+        data = np.ascontiguousarray(rows, dtype=self.dtype).data.cast("B") if rows.size else memoryview(b"")
         while data:
             data = data[self._file.write(data) :]
 
@@ -212,13 +238,13 @@ class _Column:
 
     def _read(self, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[Any]:
         out = np.empty(int(lengths.sum()) * self._bytes, np.uint8)
-        into, descriptor, at = memoryview(out), self._file.fileno(), 0
+        into, descriptor, at = out.data, self._file.fileno(), 0
         for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
             end = at + length * self._bytes
             if os.preadv(descriptor, [into[at:end]], start * self._bytes) != end - at:
                 raise OSError("a temporary file ended early")
             at = end
-        return out.view(self._dtype)
+        return out.view(self.dtype)
 
 
 class _SpooledRows(PolicyRows):
@@ -227,10 +253,17 @@ class _SpooledRows(PolicyRows):
     def __init__(self, column: _Column) -> None:
         super().__init__()
         self.column = column
-        self.target = np.dtype(np.int64) if column._dtype.kind == "i" else np.dtype(np.float64)
 
     def judge(self, entries: NDArray[Any], lengths: Counts) -> None:
         self.column.append(entries)
+
+
+class _SpooledMoves(_SpooledRows):
+    target = np.dtype(np.int64)
+
+
+class _SpooledProbabilities(_SpooledRows):
+    target = np.dtype(np.float64)
 
 
 def _decisions(archive: NpzArchive, samples: int) -> NDArray[np.bool_]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-import torch
-from torch import Tensor, nn
+import torch  # pyright: ignore[reportMissingImports]
+from torch import Tensor, nn  # pyright: ignore[reportMissingImports]
 
 from ringrift_dagster.datasets.encoders import BOARD_FACTS
 from ringrift_dagster.datasets.features import GLOBAL_FEATURES, encoding

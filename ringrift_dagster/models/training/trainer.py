@@ -12,15 +12,15 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import torch
+import torch  # pyright: ignore[reportMissingImports]
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor  # pyright: ignore[reportMissingImports]
 
 from ringrift_dagster.ai.seeds import generator
 from ringrift_dagster.datasets.features import HISTORY_LENGTH
@@ -52,14 +52,14 @@ class Options:
     batch_size: int = 256
     learning_rate: float = 3e-3
     seed: int = 0
-    sizes: Sizes = Sizes()
+    sizes: Sizes = field(default_factory=Sizes)
     validation: float = 0.05
     threads: int = 1
 
 
 @dataclass(frozen=True)
 class _Losses:
-    """Means over samples: policy is cross entropy in nats, value the squared error, accuracy how often the likeliest move is right."""
+    """Means: cross entropy of the policy in nats, squared error of the values, how often the likeliest move is right."""
 
     policy: float
     value: float
@@ -112,7 +112,9 @@ def train(data: TrainingSet, options: Options, save_path: Path, progress: Progre
         }
         progress({name: round(figure, 6) if isinstance(figure, float) else figure for name, figure in figures.items()})
         if not math.isfinite(losses.total):
-            raise TrainingFailed(f"the loss is no number any more in epoch {epoch}: lower --learning-rate ({options.learning_rate:g})")
+            raise TrainingFailed(
+                f"the loss is no number any more in epoch {epoch}: lower --learning-rate ({options.learning_rate:g})"
+            )
     return save(network, save_path, data.sha256, _training_info(data, options, figures, len(training), len(held_out)))
 
 
@@ -173,38 +175,21 @@ def _rate(done: float) -> float:
 
 
 def _losses(network: ReferenceNetwork, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """Policy loss, value loss and accuracy of the policy, each the mean over the batch."""
+    """Policy loss, value loss and accuracy of the policy, each the mean over the batch.
+
+    How a player moved counts by how the game ended for them: fully for the winner, not at all for the last. So a network learns
+    nothing from the moves of an AI that loses, and sets may have games of strong AIs against weak ones.
+    """
     logits, values = network(torch.from_numpy(batch.features), torch.from_numpy(batch.global_vectors))
     owners, moves = torch.from_numpy(batch.owners), torch.from_numpy(batch.moves)
     probabilities = torch.from_numpy(batch.probabilities)
-    policy = -(torch.log_softmax(logits, dim=1)[owners, moves] * probabilities).sum() / len(batch)
-    targets, known = (torch.from_numpy(array) for array in value_targets(batch, values.shape[1]))
+    weights = torch.from_numpy((1.0 + batch.values) / 2.0)[owners] * probabilities
+    shares = weights.sum().clamp(min=1e-6)
+    policy = -(torch.log_softmax(logits, dim=1)[owners, moves] * weights).sum() / shares
+    targets, known = (torch.from_numpy(array) for array in batch.value_targets(values.shape[1]))
     value = ((values - targets).square() * known).sum() / known.sum()
-    accuracy = ((logits.detach().argmax(dim=1)[owners] == moves) * probabilities).sum() / len(batch)
+    accuracy = ((logits.detach().argmax(dim=1)[owners] == moves) * weights).sum() / shares
     return policy, value, accuracy
-
-
-def value_targets(batch: Batch, players: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """What each player's value should be, the mover's first, and 1 where it is known, else 0. Shapes: (n, players).
-
-    A set does not say who is to move. With two players the other's value is the opposite; with more, the mover is whoever's value
-    by seat is the mover's, and where several have it only the mover's is known.
-    """
-    targets = np.zeros((len(batch), players), np.float32)
-    known = np.zeros((len(batch), players), np.float32)
-    targets[:, 0] = batch.values
-    known[:, 0] = 1.0
-    if players == 2:
-        targets[:, 1] = -batch.values
-        known[:, 1] = 1.0
-    elif batch.seat_values is not None:
-        by_seat = batch.seat_values[:, :players]
-        alike = by_seat == batch.values[:, None]
-        order = (alike.argmax(axis=1)[:, None] + np.arange(players)) % players
-        unique = alike.sum(axis=1) == 1
-        targets[unique] = np.take_along_axis(by_seat, order, axis=1)[unique]
-        known[unique] = 1.0
-    return targets, known
 
 
 def _validate(network: ReferenceNetwork, data: TrainingSet, samples: NDArray[np.int64], size: int) -> _Losses | None:
