@@ -192,6 +192,14 @@ def print_policies() -> None:
     policies.run(lambda figure, here, beside: print(f"{figure:58}{here:>15}   {beside}", flush=True))
 
 
+def print_training() -> None:
+    """Reading training sets for training; `python -m benchmarks training` runs these alone."""
+    from benchmarks import training
+
+    print(f"{'reading a training set':58}{'here':>15}   beside")
+    training.run(lambda figure, here, beside: print(f"{figure:58}{here:>15}   {beside}", flush=True))
+
+
 def _in_own_process(what: str) -> dict[str, Any]:
     ended = subprocess.run([sys.executable, "-m", "benchmarks", what], capture_output=True, text=True, check=True)
     return json.loads(ended.stdout)
@@ -211,7 +219,7 @@ def main() -> None:
         if sys.argv[1] == "latency":
             print_latency()
             return
-        sections = {"rules": print_rules, "selfplay": print_selfplay, "policies": print_policies}
+        sections = {"rules": print_rules, "selfplay": print_selfplay, "policies": print_policies, "training": print_training}
         if sys.argv[1] in sections:
             for name in sys.argv[1:]:
                 sections[name]()
@@ -243,6 +251,8 @@ def main() -> None:
     print_selfplay()
     print()
     print_policies()
+    print()
+    print_training()
 
 
 if __name__ == "__main__":

@@ -4,4 +4,5 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-collect_ignore = [] if find_spec("torch") else ["test_playing.py", "training/test_trainer.py", "training/test_command.py"]
+NEED_TORCH = ["test_playing.py", "training/test_command.py", "training/test_network.py", "training/test_trainer.py"]
+collect_ignore = [] if find_spec("torch") else NEED_TORCH

@@ -47,7 +47,10 @@ CPU_INDEX: Final = "https://download.pytorch.org/whl/cpu"
 @click.option("--work-dir", default=None, type=click.Path(path_type=Path), help="Where the uncompressed set lies meanwhile.")
 def command(**options: Any) -> None:
     """Train a small policy and value network on a training set and write its checkpoint."""
-    _train(**options)
+    try:
+        _train(**options)
+    except KeyboardInterrupt:
+        _end("interrupted: nothing was written", INTERRUPTED)
 
 
 def _train(
@@ -124,16 +127,14 @@ def _end(message: str, status: int) -> NoReturn:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Run the command and return 0; raises SystemExit with another status where it fails."""
     try:
         command.main(arguments, prog_name=PROGRAM, standalone_mode=False)
     except click.ClickException as error:
         _end(error.format_message(), UNUSABLE)
-    except (KeyboardInterrupt, click.Abort):
-        _end("interrupted: nothing was written", INTERRUPTED)
     return 0
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

@@ -155,10 +155,14 @@ class TrainingSet:
         return self._columns["features"].row
 
     def split(self, share: float, state: Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Samples to train on and held-out ones, about `share` of all: of whole games where `games` is known."""
+        """Samples to train on and held-out ones, about `share` of all, of whole games where `games` is known.
+
+        Of several games at least one is held out, unless the share is 0.
+        """
         groups = np.arange(self.samples) if self.games is None else self.games
         numbers = np.unique(groups)
-        held = permutation(state, len(numbers))[: round(share * len(numbers))]
+        count = max(round(share * len(numbers)), int(share > 0 and len(numbers) > 1))
+        held = permutation(state, len(numbers))[:count]
         is_held = np.isin(groups, numbers[held])
         return np.flatnonzero(~is_held), np.flatnonzero(is_held)
 

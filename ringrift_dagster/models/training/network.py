@@ -1,8 +1,9 @@
 """A compact residual network with a policy and a value head, for every board. Needs torch.
 
 Names of its weights are those by which `models.checkpoints` reads sizes from shapes: the first convolution, `res_blocks.N`,
-`policy_fcN`, `value_fcN`. What the numbers mean on input and output is in `datasets.features` and `datasets.labels`; how weights
-become a file is for `trainer`.
+`value_fcN`. The policy head is convolutional, for moves are learnt much faster if all cells share weights; so the size of the
+policy is in the metadata alone. What the numbers mean on input and output is in `datasets.features` and `datasets.labels`; how
+weights become a file is for `trainer`.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from ringrift_dagster.games.config import Config
 MODEL_CLASS: Final = "ReferenceNetwork"
 ARCHITECTURE_VERSION: Final = "reference-v1"
 """Changes whenever weights of before mean something else."""
-POLICY_PLANES: Final = 8
-POLICY_HIDDEN: Final = 256
+POLICY_PLANES: Final = 64
 VALUE_HIDDEN: Final = 64
+NEVER: Final = -30.0
+"""The logit of entries of the policy layout that no move has."""
 MAX_FILTERS: Final = 512
 MAX_BLOCKS: Final = 64
 
@@ -56,6 +58,48 @@ class _Block(nn.Module):
         return torch.relu(x + self.bn2(self.conv2(inner)))
 
 
+def _layout(hexagonal: bool, reach: int) -> tuple[tuple[int, bool], ...]:
+    """The policy layout in order: how many entries, and whether for every cell or once for the board."""
+    if hexagonal:
+        return (3, True), (6 * reach, True), (1, False)  # placements, movements, everything else
+    return (
+        (3, True),  # placements
+        (8 * reach, True),  # movements
+        (4, True),  # lines
+        (1, True),  # eliminations
+        (3 + 4, False),  # skips and the swap of sides, choices of a line's reward
+        (8 * 4, True),  # territory
+        (7, False),  # moves without an alternative, skips, forced eliminations
+    )
+
+
+class _PolicyHead(nn.Module):
+    """Logits in the policy layout of `datasets.labels`: some for every cell, which a convolution makes, and some for the board."""
+
+    def __init__(self, config: Config, filters: int) -> None:
+        super().__init__()
+        spec, reach = encoding(config), encoding(config).spatial - 1
+        self.layout = _layout(config.spec.hexagonal, reach)
+        self.transposed = not config.spec.hexagonal  # planes of square boards are indexed [x, y], cells of the layout y * size + x
+        self.by_cell = [width for width, cells in self.layout if cells]
+        self.by_board = [width for width, cells in self.layout if not cells]
+        used = sum(width * (spec.spatial**2 if cells else 1) for width, cells in self.layout)
+        self.unused = BOARD_FACTS[config.board].policy_size - used
+        self.conv = nn.Conv2d(filters, POLICY_PLANES, 3, padding=1)
+        self.globals = nn.Linear(GLOBAL_FEATURES, POLICY_PLANES)
+        self.cells = nn.Conv2d(POLICY_PLANES, sum(self.by_cell), 1)
+        self.board = nn.Linear(POLICY_PLANES, sum(self.by_board))
+
+    def forward(self, x: Tensor, global_vectors: Tensor) -> Tensor:
+        planes = torch.relu(self.conv(x) + self.globals(global_vectors)[:, :, None, None])
+        cells = self.cells(planes)
+        cells = cells.permute(0, 3, 2, 1) if self.transposed else cells.permute(0, 2, 3, 1)
+        by_cell = iter(cells.split(self.by_cell, dim=3))
+        by_board = iter(self.board(planes.mean(dim=(2, 3))).split(self.by_board, dim=1))
+        parts = [(next(by_cell) if cells else next(by_board)).flatten(1) for _, cells in self.layout]
+        return torch.cat([*parts, x.new_full((len(x), self.unused), NEVER)], dim=1)
+
+
 class ReferenceNetwork(nn.Module):
     """From positions to logits of all moves of the policy layout, and to a value, -1 to 1, for every player.
 
@@ -70,9 +114,7 @@ class ReferenceNetwork(nn.Module):
         self.conv1 = nn.Conv2d(spec.in_channels, filters, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(filters)
         self.res_blocks = nn.ModuleList(_Block(filters) for _ in range(sizes.blocks))
-        self.policy_conv = nn.Conv2d(filters, POLICY_PLANES, 1)
-        self.policy_fc1 = nn.Linear(POLICY_PLANES * spec.spatial**2 + GLOBAL_FEATURES, POLICY_HIDDEN)
-        self.policy_fc2 = nn.Linear(POLICY_HIDDEN, BOARD_FACTS[config.board].policy_size)
+        self.policy = _PolicyHead(config, filters)
         self.value_fc1 = nn.Linear(filters + GLOBAL_FEATURES, VALUE_HIDDEN)
         self.value_fc2 = nn.Linear(VALUE_HIDDEN, config.players)
 
@@ -81,10 +123,8 @@ class ReferenceNetwork(nn.Module):
         x = torch.relu(self.bn1(self.conv1(features)))
         for block in self.res_blocks:
             x = block(x)
-        policy = torch.relu(self.policy_conv(x)).flatten(1)
-        policy = torch.relu(self.policy_fc1(torch.cat([policy, global_vectors], dim=1)))
         value = torch.relu(self.value_fc1(torch.cat([x.mean(dim=(2, 3)), global_vectors], dim=1)))
-        return self.policy_fc2(policy), torch.tanh(self.value_fc2(value))
+        return self.policy(x, global_vectors), torch.tanh(self.value_fc2(value))
 
 
 def description(network: ReferenceNetwork) -> dict[str, Any]:
