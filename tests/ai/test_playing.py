@@ -55,8 +55,7 @@ def test_a_policy_is_shown_no_more_than_it_asks_for() -> None:
     Arena(config).play([one, three], ("tests", "history"))
     assert one.earlier[0] == 0
     assert set(one.earlier[1:]) == {1}
-    assert three.earlier[0] == 1, "the other player placed a ring and moved it"
-    assert set(three.earlier[3:]) == {3}
+    assert set(three.earlier) == {3}, "the other player placed a ring and moved it, and had no line to process"
 
 
 def test_a_game_does_not_depend_on_what_policies_are_shown() -> None:

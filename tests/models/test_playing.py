@@ -15,9 +15,9 @@ from ringrift_dagster.ai.playing import Arena
 from ringrift_dagster.ai.policies.interface import Choice, HistoryPolicy, LegalMoves
 from ringrift_dagster.ai.registry import parse_spec
 from ringrift_dagster.ai.seeds import Generator
-from ringrift_dagster.games import moves as m
+from ringrift_dagster.datasets.labels import policy_indices
 from ringrift_dagster.games.config import Config, parse_config
-from ringrift_dagster.games.moves import COLUMNS, MoveType
+from ringrift_dagster.games.moves import COLUMNS, MoveType, PackedMoves
 from ringrift_dagster.games.position import Position
 from ringrift_dagster.models.evaluation.matches import Match, UnknownParticipant, make_policy, play_block, registry_participant
 from ringrift_dagster.models.evaluation.records import Participant, Series
@@ -158,10 +158,10 @@ def test_moves_that_share_an_entry_of_the_policy_share_what_it_is_worth() -> Non
 def test_the_likeliest_move_is_worth_most() -> None:
     config = parse_config("square8_2p")
     rows = np.array([row(MoveType.PLACE_RING, to=cell, count=1) for cell in range(4)])
-    logits = np.zeros(7000, np.float32)
-    logits[3] = 1.0
-    worth = shares(config, LegalMoves(rows, np.zeros(0, np.int64)), logits, 0.1)
-    assert worth.argmax() == int(np.flatnonzero(rows[:, m.TO] == 1)[0])
+    moves, logits = LegalMoves(rows, np.zeros(0, np.int64)), np.zeros(7000, np.float32)
+    logits[policy_indices(config, PackedMoves(*moves))[2]] = 1.0
+    worth = shares(config, moves, logits, 0.1)
+    assert worth.argmax() == 2
     assert np.isclose(worth.min() / worth.max(), np.exp(-10))
 
 

@@ -61,6 +61,15 @@ class Batch:
     def __len__(self) -> int:
         return len(self.values)
 
+    def policy_weights(self) -> NDArray[np.float32]:
+        """How much each sample's policy target counts, 0 to 1; shape (n,).
+
+        What a search found counts fully. A move without a search's probabilities counts by how the game ended for who made it:
+        fully for the winner, not at all for the last. So sets may have games of strong AIs against weak ones.
+        """
+        searched = np.bincount(self.owners, minlength=len(self)) > 1
+        return np.where(searched, np.float32(1.0), (1.0 + self.values) / 2.0)
+
     def value_targets(self, players: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """What each player's value should be, the mover's first, and 1 where it is known, else 0. Shapes: (n, players).
 

@@ -177,13 +177,12 @@ def _rate(done: float) -> float:
 def _losses(network: ReferenceNetwork, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """Policy loss, value loss and accuracy of the policy, each the mean over the batch.
 
-    How a player moved counts by how the game ended for them: fully for the winner, not at all for the last. So a network learns
-    nothing from the moves of an AI that loses, and sets may have games of strong AIs against weak ones.
+    The policy's mean is weighted by `Batch.policy_weights`.
     """
     logits, values = network(torch.from_numpy(batch.features), torch.from_numpy(batch.global_vectors))
     owners, moves = torch.from_numpy(batch.owners), torch.from_numpy(batch.moves)
     probabilities = torch.from_numpy(batch.probabilities)
-    weights = torch.from_numpy((1.0 + batch.values) / 2.0)[owners] * probabilities
+    weights = torch.from_numpy(batch.policy_weights())[owners] * probabilities
     shares = weights.sum().clamp(min=1e-6)
     policy = -(torch.log_softmax(logits, dim=1)[owners, moves] * weights).sum() / shares
     targets, known = (torch.from_numpy(array) for array in batch.value_targets(values.shape[1]))

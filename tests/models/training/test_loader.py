@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -170,6 +171,12 @@ def values_of(values: list[float], by_seat: list[list[float]] | None) -> Batch:
         nothing,
         np.zeros(0, np.float32),
     )
+
+
+def test_moves_count_by_the_result_unless_a_search_found_them() -> None:
+    batch = values_of([1.0, -1.0, 0.0, -1.0], None)
+    batch = replace(batch, owners=np.array([0, 1, 2, 3, 3]), moves=np.arange(5), probabilities=np.ones(5, np.float32))
+    assert batch.policy_weights().tolist() == [1.0, 0.0, 0.5, 1.0]
 
 
 def test_values_of_two_players_are_opposite() -> None:
