@@ -1,5 +1,6 @@
 # make demo [ARGS=--once]   real games through the gate into training sets, in the Dagster UI on 127.0.0.1
 # make test                 ruff, pyright, pytest
+# make torch                what training and models that play need; then make test tests them too
 # make bench                every figure, beside its reference
 # Each installs what it needs into .venv, and again only when pyproject.toml or requirements.lock changed.
 
@@ -8,9 +9,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN    := .venv/bin
 PIP     = $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint requirements.lock
 INPUTS := pyproject.toml requirements.lock
+TORCH  ?= torch==2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types compiled unit bench clean
+.PHONY: help demo test torch lint types compiled unit bench clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -21,6 +23,8 @@ demo: .venv/.demo
 test: .venv/.dev
 	$(MAKE) --jobs=2 lint types compiled
 	$(MAKE) unit
+
+torch: .venv/.torch  # where pip would take a build with CUDA: TORCH='torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu'
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
@@ -36,6 +40,7 @@ compiled: .venv/.dev  # the machine code of rules, policies and encoders: once h
 
 unit: .venv/.dev
 	scripts/system-packages chromium=chromium postgresql=pg_ctlcluster openssh-server=/usr/sbin/sshd rsync=rsync aria2=aria2c
+	@$(BIN)/python -c 'import torch' 2>/dev/null || echo "torch is not installed: tests of training are left out (make torch installs it)"
 	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
 
 bench: .venv/.dev
@@ -62,4 +67,9 @@ clean:
 
 .venv/.dev: .venv/.runtime
 	$(PIP) --editable '.[dev]'
+	@touch $@
+
+.venv/.torch: .venv/.runtime
+	$(PIP) $(TORCH)
+	$(PIP) --editable '.[train]'
 	@touch $@

@@ -218,6 +218,14 @@ def print_checkpoints() -> None:
         print(f"{name:58}{value:>15}   {beside}", flush=True)
 
 
+def print_training() -> None:
+    """Reading training sets for training; `python -m benchmarks training` runs these alone."""
+    from benchmarks import training
+
+    print(f"{'reading a training set':58}{'here':>15}   beside")
+    training.run(lambda figure, here, beside: print(f"{figure:58}{here:>15}   {beside}", flush=True))
+
+
 def _in_own_process(what: str) -> dict[str, Any]:
     ended = subprocess.run([sys.executable, "-m", "benchmarks", what], capture_output=True, text=True, check=True)
     return json.loads(ended.stdout)
@@ -244,6 +252,7 @@ def main() -> None:
             "publishing": print_publishing,
             "promotion": print_promotion,
             "checkpoints": print_checkpoints,
+            "training": print_training,
         }
         if sys.argv[1] in sections:
             for name in sys.argv[1:]:
@@ -282,6 +291,8 @@ def main() -> None:
     print_promotion()
     print()
     print_checkpoints()
+    print()
+    print_training()
 
 
 if __name__ == "__main__":

@@ -6,19 +6,22 @@ Who plays, how often, and where the games go is decided by `selfplay` and by eva
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 
-from ringrift_dagster.ai.policies.interface import LegalMoves, Policy
+from ringrift_dagster.ai.policies.interface import Choice, HistoryPolicy, LegalMoves, Policy
 from ringrift_dagster.ai.seeds import Generator, below, generator
 from ringrift_dagster.games import moves as m
 from ringrift_dagster.games.config import Config
 from ringrift_dagster.games.geometry import topology
 from ringrift_dagster.games.move_records import move_probabilities
 from ringrift_dagster.games.moves import MoveLog, MoveType, PackedMoves
-from ringrift_dagster.games.position import empty_position
+from ringrift_dagster.games.position import Position, blank_position, empty_position
 from ringrift_dagster.games.rules.listing import buffers, list_moves
+from ringrift_dagster.games.rules.stacks import copy_position
 from ringrift_dagster.games.rules.turns import play
 
 
@@ -73,6 +76,7 @@ class Arena:
         started, clock = datetime.now(UTC), time.perf_counter()
         seating = list(range(len(policies)))
         position = empty_position(self.config, swap_rule=swap_rule)
+        earlier = _Earlier(policies)
         log = MoveLog()
         probabilities: dict[int, Mapping[str, float]] = {}
         think_ms: list[int] = []
@@ -84,7 +88,7 @@ class Arena:
             if count > 1 and number < opening_moves:
                 chosen = int(below(move_generator(opening, player, number), count))
             elif count > 1:
-                choice = policies[seating[player - 1]](position, legal, move_generator(path, player, number))
+                choice = earlier.choose(policies[seating[player - 1]], position, legal, move_generator(path, player, number))
                 chosen = choice.index
                 if not 0 <= chosen < count:
                     raise IllegalChoice(f"the policy of player {player} chose alternative {chosen} of {count}")
@@ -92,6 +96,7 @@ class Arena:
                     probabilities[number] = move_probabilities(self.config, legal.rows.tolist(), choice.visits.tolist())
             row = self._rows[chosen].copy()
             log.append(row, self._cells)
+            earlier.keep(position)
             play(self._tables, position, row, self._cells)
             if row[m.TYPE] == MoveType.SWAP_SIDES:
                 seating.reverse()
@@ -102,6 +107,26 @@ class Arena:
         return Played(
             log.packed(), winner, seating[winner - 1] + 1 if winner else 0, probabilities, think_ms, started, datetime.now(UTC)
         )
+
+
+class _Earlier:
+    """The positions before the last moves of one game, newest first, as many as one of the policies asks for."""
+
+    def __init__(self, policies: Sequence[Policy]) -> None:
+        self._positions: deque[Position] = deque()
+        self._depth = max((policy.history for policy in policies if isinstance(policy, HistoryPolicy)), default=0)
+
+    def choose(self, policy: Policy, position: Position, legal: LegalMoves, generator: Generator) -> Choice:
+        if isinstance(policy, HistoryPolicy):
+            return policy(position, legal, generator, tuple(islice(self._positions, policy.history)))
+        return policy(position, legal, generator)
+
+    def keep(self, position: Position) -> None:
+        """Copy a position that is about to change."""
+        if self._depth:
+            oldest = self._positions.pop() if len(self._positions) == self._depth else blank_position()
+            copy_position(position, oldest)
+            self._positions.appendleft(oldest)
 
 
 def move_generator(path: Sequence[str | int], player: int, number: int) -> Generator:

@@ -109,3 +109,15 @@ def below(state, bound):
 def fraction(state):
     """A float64 from 0 up to but not including 1: a multiple of 2**-53."""
     return np.float64(next_word(state) >> _TO_53_BITS) * _PER_UNIT
+
+
+@compiled
+def permutation(state, count):
+    """The integers from 0 to `count` - 1 in an order of which all are equally likely (Fisher and Yates), as int64."""
+    order = np.arange(count)
+    for last in range(count - 1, 0, -1):
+        chosen = below(state, last + 1)
+        moved = order[chosen]
+        order[chosen] = order[last]
+        order[last] = moved
+    return order

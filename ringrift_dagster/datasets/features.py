@@ -6,6 +6,7 @@ frame and the three before it, newest first; every frame is seen by whoever was 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -231,6 +232,15 @@ def _encode_frame(tables, position, out):
 
 
 @compiled
+def _encode_globals(tables, position, territory_threshold, out):
+    out[:] = 0.0
+    if tables.hexagonal != 0:
+        _encode_hex_globals(position, territory_threshold, out)
+    else:
+        _encode_square_globals(position, territory_threshold, out)
+
+
+@compiled
 def _encode_moves(
     tables,
     position,
@@ -253,12 +263,7 @@ def _encode_moves(
             sample[frame:] = history
         else:
             sample[frame:] = features[index - 1, : 3 * frame]
-        vector = global_vectors[index]
-        vector[:] = 0.0
-        if tables.hexagonal != 0:
-            _encode_hex_globals(position, territory_threshold, vector)
-        else:
-            _encode_square_globals(position, territory_threshold, vector)
+        _encode_globals(tables, position, territory_threshold, global_vectors[index])
         players[index] = position.player
         phases[index] = position.phase
         play(tables, position, rows[index], cells)
@@ -318,3 +323,29 @@ class GameEncoder:
         )
         self._next = moves.stop
         return moves
+
+
+class PositionEncoder:
+    """Encodes single positions of games of a config, for whoever has a model choose or judge."""
+
+    def __init__(self, config: Config) -> None:
+        self._tables = topology(config.board)
+        self._threshold = float(config.territory_threshold)
+        self._frame = encoding(config).frame
+
+    def encode_into(
+        self,
+        position: Position,
+        earlier: Sequence[Position],
+        features: NDArray[np.float32],
+        global_vector: NDArray[np.float32],
+    ) -> None:
+        """Fill `features`, shape (4 * frame,), and `global_vector`, shape (20,), as `GameEncoder` does in a game.
+
+        `earlier` are the positions before the last moves, newest first; frames of moves that were not made are zero.
+        """
+        _encode_globals(self._tables, position, self._threshold, global_vector)
+        frames = features.reshape(HISTORY_LENGTH + 1, self._frame)
+        for index, shown in enumerate((position, *earlier)):
+            _encode_frame(self._tables, shown, frames[index])
+        frames[len(earlier) + 1 :] = 0.0

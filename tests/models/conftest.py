@@ -1,9 +1,13 @@
-"""A home with canonical games and a training set, as candidates need it."""
+"""A home with canonical games and a training set, as candidates need it.
+
+Tests that need torch are left out where it is not installed; `make test` says so.
+"""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,9 @@ from ringrift_dagster.datasets.canonical_games import append_canonical
 from ringrift_dagster.datasets.npz_export import export_canonical
 from ringrift_dagster.datasets.training_sets import TrainingSet, training_set
 from ringrift_dagster.home import Home
+
+NEED_TORCH = ["test_playing.py", "training/test_command.py", "training/test_network.py", "training/test_trainer.py"]
+collect_ignore = [] if find_spec("torch") else NEED_TORCH
 
 CONFIG = "square8_4p"
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,20 @@ class Policy(Protocol):
     """
 
     def __call__(self, position: Position, moves: LegalMoves, generator: Generator, /) -> Choice: ...
+
+
+@runtime_checkable
+class HistoryPolicy(Policy, Protocol):
+    """A policy that also sees the positions before the last `history` moves of the game, whoever made them.
+
+    `earlier` has them newest first, fewer at the start of a game; they are not to be kept or changed.
+    """
+
+    history: int
+
+    def __call__(
+        self, position: Position, moves: LegalMoves, generator: Generator, earlier: Sequence[Position] = (), /
+    ) -> Choice: ...
 
 
 Factory: TypeAlias = Callable[[Config, int | None], Policy]

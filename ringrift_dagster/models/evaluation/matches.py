@@ -26,8 +26,6 @@ from ringrift_dagster.canonical.gate import judge_holdout
 from ringrift_dagster.games.config import Config, parse_config
 from ringrift_dagster.games.database import GameDatabase, GameRecord
 from ringrift_dagster.games.recording import GameRecorder, GameRows, PlayedGame, RecordingError, Seat, game_rows
-from ringrift_dagster.models.checkpoints.description import read_checkpoint
-from ringrift_dagster.models.checkpoints.refusals import CheckpointRefused
 from ringrift_dagster.models.evaluation.records import (
     HARNESS,
     Blocks,
@@ -280,12 +278,9 @@ def make_policy(participant: Participant, config: Config, files: Mapping[str, Pa
     path = files.get(participant.sha256)
     if path is None:
         raise UnknownParticipant(f"the file of model {participant.sha256[:12]} is not here")
+    from ringrift_dagster.models.playing import UnplayableModel, model_policy
+
     try:
-        checkpoint = read_checkpoint(path)
-    except CheckpointRefused as refused:
-        raise UnknownParticipant(f"{path}: {refused}") from refused
-    if checkpoint.sha256 != participant.sha256:
-        raise UnknownParticipant(f"{path}: not model {participant.sha256[:12]}, the file has other content")
-    if checkpoint.config != config.key:
-        raise UnknownParticipant(f"{path}: a model for {checkpoint.config or 'an unknown config'}, not for {config.key}")
-    raise UnknownParticipant(f"no policy plays with model {participant.sha256[:12]} ({path})")
+        return model_policy(participant.name, config, path, participant.sha256)
+    except UnplayableModel as error:
+        raise UnknownParticipant(str(error)) from error
