@@ -7,7 +7,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -63,6 +63,12 @@ def site(server: SshServer, tmp_path: Path, home: Home) -> Site:
         }
     )  # fmt: skip
     return Site(training_host(declared, home), declared, root, hashlib.sha256(data.read_bytes()).hexdigest())
+
+
+@pytest.fixture
+def here(site: Site) -> Site:
+    """The same without ssh between: for what is only about the host's side."""
+    return replace(site, host=replace(site.host, words=("sh", "-c")))
 
 
 @pytest.fixture

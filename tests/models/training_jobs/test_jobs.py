@@ -123,19 +123,19 @@ def _clients() -> list[int]:
 
 
 @pytest.mark.parametrize("stubborn", [False, True])
-def test_cancelling_ends_the_command_and_its_children(site: Site, gate: Path, tmp_path: Path, ended: Ended, stubborn: bool) -> None:
+def test_cancelling_ends_the_command_and_its_children(here: Site, gate: Path, tmp_path: Path, ended: Ended, stubborn: bool) -> None:
     """The child ignores SIGTERM, the stubborn command too."""
-    job = ended(site.job("--gate", gate, "--child", tmp_path / "child", *(["--stubborn"] if stubborn else [])))
-    running, _ = start(site.host, job, DATA)
-    wait_for_epoch(site.host, job)
+    job = ended(here.job("--gate", gate, "--child", tmp_path / "child", *(["--stubborn"] if stubborn else [])))
+    running, _ = start(here.host, job, DATA)
+    wait_for_epoch(here.host, job)
     child = int((tmp_path / "child").read_text())
-    end, gone = cancel(site.host, job, "anna", grace_seconds=0.2)
+    end, gone = cancel(here.host, job, "anna", grace_seconds=0.2)
     assert gone
     assert not runs(begun(running).pid)
     assert not runs(child)
     assert (end.state, end.cancelled_by) == ("ended", "anna")
     assert end.status == (-signal.SIGKILL if stubborn else -signal.SIGTERM)
-    assert start(site.host, job, DATA) == (end, False)
+    assert start(here.host, job, DATA) == (end, False)
 
 
 def wait_for_epoch(host: TrainingHost, job: TrainingJob) -> None:
@@ -152,99 +152,99 @@ def wait_for_epoch(host: TrainingHost, job: TrainingJob) -> None:
         follow(host, job, look, patience=30, on_break=lambda _: None)
 
 
-def test_a_job_cancelled_before_it_began_never_begins(site: Site, tmp_path: Path) -> None:
-    job = site.job("--starts", tmp_path / "starts")
-    assert cancel(site.host, job, "anna")[0].state == "cancelled"
-    known, by_us = start(site.host, job, DATA)
+def test_a_job_cancelled_before_it_began_never_begins(here: Site, tmp_path: Path) -> None:
+    job = here.job("--starts", tmp_path / "starts")
+    assert cancel(here.host, job, "anna")[0].state == "cancelled"
+    known, by_us = start(here.host, job, DATA)
     assert (known.state, known.cancelled_by, by_us) == ("cancelled", "anna", False)
     assert not (tmp_path / "starts").exists()
 
 
-def test_a_process_that_has_the_pid_by_now_is_left_alone(site: Site, gate: Path, ended: Ended) -> None:
-    job = ended(site.job("--gate", gate))
-    start(site.host, job, DATA)
-    record = site.folder(job) / "process.json"
+def test_a_process_that_has_the_pid_by_now_is_left_alone(here: Site, gate: Path, ended: Ended) -> None:
+    job = ended(here.job("--gate", gate))
+    start(here.host, job, DATA)
+    record = here.folder(job) / "process.json"
     recorded = json.loads(record.read_text())
     with subprocess.Popen(["sleep", "600"], start_new_session=True) as stranger:
         record.write_text(json.dumps({**recorded, "pid": stranger.pid}))
         try:
-            assert state(site.host, job).state == "vanished"
-            _, gone = cancel(site.host, job, "anna", grace_seconds=0)
+            assert state(here.host, job).state == "vanished"
+            _, gone = cancel(here.host, job, "anna", grace_seconds=0)
             assert gone
             assert stranger.poll() is None
         finally:
             stranger.kill()
     record.write_text(json.dumps(recorded))
-    assert state(site.host, job).state == "running"
+    assert state(here.host, job).state == "running"
 
 
-def test_what_the_command_leaves_behind_is_ended_with_it(site: Site, tmp_path: Path) -> None:
-    job = site.job("--child", tmp_path / "child")
-    start(site.host, job, DATA)
-    followed(site.host, job)
+def test_what_the_command_leaves_behind_is_ended_with_it(here: Site, tmp_path: Path) -> None:
+    job = here.job("--child", tmp_path / "child")
+    start(here.host, job, DATA)
+    followed(here.host, job)
     assert not runs(int((tmp_path / "child").read_text()))
 
 
-def test_without_its_supervisor_a_job_goes_on_and_its_end_is_unknown(site: Site, gate: Path, ended: Ended) -> None:
-    job = ended(site.job("--gate", gate))
-    running, _ = start(site.host, job, DATA)
-    supervisor = json.loads((site.folder(job) / "process.json").read_text())["supervisor"]["pid"]
+def test_without_its_supervisor_a_job_goes_on_and_its_end_is_unknown(here: Site, gate: Path, ended: Ended) -> None:
+    job = ended(here.job("--gate", gate))
+    running, _ = start(here.host, job, DATA)
+    supervisor = json.loads((here.folder(job) / "process.json").read_text())["supervisor"]["pid"]
     os.kill(supervisor, signal.SIGKILL)
-    assert state(site.host, job).state == "running"
+    assert state(here.host, job).state == "running"
     open_gate(gate)
-    end, lines = followed(site.host, job)
+    end, lines = followed(here.host, job)
     assert (end.state, end.status, end.process) == ("vanished", None, running.process)
     assert "epoch" in lines["stdout"][-1]
-    assert start(site.host, job, DATA) == (end, False)
+    assert start(here.host, job, DATA) == (end, False)
 
 
-def test_another_training_set_at_the_path_is_refused_and_nothing_starts(site: Site, tmp_path: Path) -> None:
-    job = site.job("--starts", tmp_path / "starts")
-    (site.root / DATA).write_bytes(b"another one")
-    with pytest.raises(RequestRefused, match="has hash .*, expected") as refused:
-        start(site.host, job, DATA)
+def test_another_training_set_at_the_path_is_refused_and_nothing_starts(here: Site, tmp_path: Path) -> None:
+    job = here.job("--starts", tmp_path / "starts")
+    (here.root / DATA).write_bytes(b"another one")
+    with pytest.raises(RequestRefused, match=r"has hash .*, expected") as refused:
+        start(here.host, job, DATA)
     assert refused.value.code == "data_mismatch"
     with pytest.raises(RequestRefused, match="No such file"):
-        start(site.host, job, "data/training/none.npz")
-    assert state(site.host, job).state == "absent"
-    (site.root / DATA).write_bytes(b"a training set")
-    assert start(site.host, job, DATA)[1]
-    followed(site.host, job)
+        start(here.host, job, "data/training/none.npz")
+    assert state(here.host, job).state == "absent"
+    (here.root / DATA).write_bytes(b"a training set")
+    assert start(here.host, job, DATA)[1]
+    followed(here.host, job)
 
 
-def test_a_training_set_that_is_replaced_meanwhile_is_noticed(site: Site, gate: Path, ended: Ended) -> None:
-    job = ended(site.job("--gate", gate))
-    start(site.host, job, DATA)
-    (site.root / DATA).write_bytes(b"a training zet")
+def test_a_training_set_that_is_replaced_meanwhile_is_noticed(here: Site, gate: Path, ended: Ended) -> None:
+    job = ended(here.job("--gate", gate))
+    start(here.host, job, DATA)
+    (here.root / DATA).write_bytes(b"a training zet")
     open_gate(gate)
-    assert followed(site.host, job)[0].data_unchanged is False
+    assert followed(here.host, job)[0].data_unchanged is False
 
 
-def test_a_failing_command_and_one_that_is_not_there(site: Site) -> None:
-    job = site.job("--status", "3")
-    start(site.host, job, DATA)
-    end, lines = followed(site.host, job)
+def test_a_failing_command_and_one_that_is_not_there(here: Site) -> None:
+    job = here.job("--status", "3")
+    start(here.host, job, DATA)
+    end, lines = followed(here.host, job)
     assert (end.state, end.status, lines["stderr"]) == ("ended", 3, ["CUDA out of memory"])
     with pytest.raises(RequestRefused, match="No such file or directory") as refused:
-        fetch(site.host, job, site.root / "nothing")
+        fetch(here.host, job, here.root / "nothing")
     assert refused.value.code == "no_checkpoint"
     missing = replace(job, command=("no-such-trainer",))
-    start(site.host, missing, DATA)
-    end, lines = followed(site.host, missing)
+    start(here.host, missing, DATA)
+    end, lines = followed(here.host, missing)
     assert (end.status, lines["stderr"]) == (127, ["no-such-trainer: No such file or directory"])
 
 
-def test_a_checkpoint_over_the_limit_or_behind_a_link_is_not_fetched(site: Site, tmp_path: Path) -> None:
-    job = site.job("--weights", model_file(tmp_path / "weights.pth", CONFIG))
-    start(site.host, job, DATA)
-    followed(site.host, job)
+def test_a_checkpoint_over_the_limit_or_behind_a_link_is_not_fetched(here: Site, tmp_path: Path) -> None:
+    job = here.job("--weights", model_file(tmp_path / "weights.pth", CONFIG))
+    start(here.host, job, DATA)
+    followed(here.host, job)
     with pytest.raises(RequestRefused, match="more than 100"):
-        fetch(site.host, job, tmp_path / "fetched", max_bytes=100)
-    checkpoint = site.folder(job) / job.checkpoint
+        fetch(here.host, job, tmp_path / "fetched", max_bytes=100)
+    checkpoint = here.folder(job) / job.checkpoint
     checkpoint.unlink()
     checkpoint.symlink_to("/etc/hostname")
     with pytest.raises(RequestRefused):
-        fetch(site.host, job, tmp_path / "fetched")
+        fetch(here.host, job, tmp_path / "fetched")
 
 
 def test_a_host_that_cannot_be_reached_is_said_in_one_line(site: Site) -> None:
@@ -255,7 +255,7 @@ def test_a_host_that_cannot_be_reached_is_said_in_one_line(site: Site) -> None:
         start(closed, site.job(), DATA)
     with pytest.raises(HostUnreachable):
         follow(closed, site.job(), lambda *_: None, patience=0, on_break=lambda _: None)
-    with pytest.raises(TrainingHostError, match="^gpu-1 has no Python 3"):
+    with pytest.raises(TrainingHostError, match=r"^gpu-1 has no Python 3"):
         state(replace(site.host, python="no-such-python"), site.job())
     with pytest.raises(RequestRefused, match="there is no directory /nowhere"):
         state(replace(site.host, root="/nowhere"), site.job())
@@ -264,8 +264,11 @@ def test_a_host_that_cannot_be_reached_is_said_in_one_line(site: Site) -> None:
 def test_the_id_depends_on_config_data_command_and_attempt_alone() -> None:
     job = TrainingJob(CONFIG, "0" * 64, ("train",))
     others = [
-        replace(job, config="hex8_2p"), replace(job, data_sha256="1" * 64), replace(job, command=("train", "x")), replace(job, attempt=2)
-    ]  # fmt: skip
+        replace(job, config="hex8_2p"),
+        replace(job, data_sha256="1" * 64),
+        replace(job, command=("train", "x")),
+        replace(job, attempt=2),
+    ]
     assert len({job.id, *(other.id for other in others)}) == 5
     assert TrainingJob(CONFIG, "0" * 64, ("train",)).id == job.id
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,7 +40,7 @@ def test_progress_is_an_object_with_an_epoch_and_keeps_plain_values() -> None:
     }  # fmt: skip
     for other in ('{"loss": 1}', '{"epoch": "3"}', "[1]", "{epoch", "epoch 3", "", "{" * 50_000):
         assert progress(other) is None
-    many = progress('{"epoch": 1, %s}' % ", ".join(f'"m{number}": {number}' for number in range(100)))
+    many = progress(json.dumps({"epoch": 1} | {f"m{number}": number for number in range(100)}))
     assert many is not None
     assert len(many) == MAX_METRICS
 

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 parser = argparse.ArgumentParser()
 for name in ("data-path", "save-path", "board-type", "num-players", "weights", "gate", "child", "starts", "note"):
@@ -22,16 +23,14 @@ if given.stubborn:
 if given.child:
     code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
     child = subprocess.Popen([sys.executable, "-c", code])
-    with open(given.child, "w") as file:
-        file.write(str(child.pid))
+    Path(given.child).write_text(str(child.pid))
 if given.starts:
-    with open(given.starts, "a") as file:
+    with Path(given.starts).open("a") as file:
         file.write(f"{os.getpid()}\n")
 print("note:", given.note, flush=True)
 print(json.dumps({"epoch": 1, "val_loss": 0.5}), flush=True)
 if given.gate:
-    with open(given.gate) as gate:
-        gate.read()
+    Path(given.gate).read_bytes()
 print(json.dumps({"epoch": 2, "val_loss": 0.25, "path": given.data_path}), flush=True)
 if given.status:
     print("CUDA out of memory", file=sys.stderr, flush=True)
