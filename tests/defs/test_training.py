@@ -309,6 +309,24 @@ def unattended(home: Home, instance: dg.DagsterInstance) -> list[dg.RunRequest]:
     return [entry for entry in unattended_training_sensor(context) if isinstance(entry, dg.RunRequest)]  # type: ignore[union-attr]
 
 
+def test_a_run_that_is_cancelled_after_its_death_has_the_command_ended_by_the_next(
+    cluster: Site, home: Home, other_run: Callable[..., subprocess.Popen[bytes]], gate: Path, train: Train
+) -> None:
+    process = other_run("--gate", gate)
+    record = first_epoch(home, process)
+    process.kill()
+    process.wait()
+    with dg.DagsterInstance.get() as instance:
+        (run,) = instance.get_runs()
+        instance.report_run_canceled(run)
+        (request,) = unattended(home, instance)
+    assert request.run_config["ops"]["train"]["config"]["command"] == list(record.command)
+    assert f"was cancelled by run {run.run_id}" in failure(train("--gate", gate))
+    assert record.process is not None
+    assert not runs(record.process.pid)
+    assert (only(home).outcome, len(events(home)["FAILED"])) == ("cancelled", 1)
+
+
 def test_a_job_whose_directory_is_gone_is_not_started_again(cluster: Site, home: Home, train: Train, tmp_path: Path) -> None:
     train("--status", 3, "--starts", tmp_path / "starts")
     cluster.folder(only(home).training_job).rename(tmp_path / "away")

@@ -52,6 +52,7 @@ LOST_SECONDS = 48 * 3600.0
 """A job whose host did not answer for so long has failed. Its data is kept there as long, too."""
 ADOPT_SECONDS = 600
 """A job that nobody follows is given a new run at most once in so long."""
+CANCELLED = (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
 JOB_TAG = "ringrift/training"
 """On runs that were started for a job: its id."""
 
@@ -124,12 +125,19 @@ def training_job() -> None:
 
 
 @dg.sensor(job=training_job, minimum_interval_seconds=60, default_status=dg.DefaultSensorStatus.RUNNING)
-def unattended_training_sensor(home: HomeResource) -> Iterator[dg.RunRequest | dg.SkipReason]:
-    """Asks for a run of every training job whose end is not known and that no run follows, as after a restart."""
+def unattended_training_sensor(context: dg.SensorEvaluationContext, home: HomeResource) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    """Asks for a run of every training job whose end is not known and that no run follows, as after a restart.
+
+    If the last run that followed a job was cancelled when nothing of it was left to cancel the job, the new run does that.
+    """
     unattended = [record for record in open_records(home.home) if not is_followed(home.home, record)]
     if not unattended:
         yield dg.SkipReason("every training job that has begun is followed")
     for record in unattended:
+        last = context.instance.get_run_by_id(record.followed_by) if record.followed_by else None
+        if last is not None and last.status in CANCELLED and record.cancel_by is None:
+            record.cancel_by = f"run {last.run_id}"
+            save(home.home, record)
         settings = Training(
             config=record.config, host=record.host, command=list(record.command), attempt=record.attempt, python=record.python
         )
@@ -166,6 +174,8 @@ def _claimed(
             raise JobRefused(str(error)) from error
         job = TrainingJob(config.config, data, command, config.attempt)
         record = claim(home, job, config.host, f"run {context.run_id}", at=time.time(), python=config.python)
+        record.followed_by = context.run_id
+        save(home, record)
         tell_started(opened, record.config, record.host, record.job, at=record.requested_at)
     return record, host
 
@@ -259,7 +269,7 @@ def _interrupted(
 ) -> None:
     """Cancel the job if the run is being cancelled; leave it alone if its process is ended for another reason, as by a restart."""
     run = context.instance.get_run_by_id(context.run_id)
-    if run is None or run.status != dg.DagsterRunStatus.CANCELING:
+    if run is None or run.status not in CANCELLED:
         context.log.warning(f"this run was interrupted; job {record.job[:8]} goes on at {record.host} and will be found again")
         return
     record.cancel_by = f"run {context.run_id}"

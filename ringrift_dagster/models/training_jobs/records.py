@@ -32,7 +32,8 @@ class TrainingRecord(BaseModel):
     """A job as it was asked for, and what is known of it. Times are seconds since 1970.
 
     `outcome` is None until its end is known. `cancel_by` is who asked to cancel it, also if the host could not be reached then.
-    `heard_at` is when the host answered last, `epoch` the last one that was reported. `python` is the host's interpreter.
+    `heard_at` is when the host answered last, `epoch` the last one that was reported. `python` is the host's interpreter,
+    `followed_by` the last run that followed the job.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -50,6 +51,7 @@ class TrainingRecord(BaseModel):
     heard_at: float
     process: Process | None = None
     epoch: float | None = None
+    followed_by: str | None = None
     cancel_by: str | None = None
     outcome: Outcome | None = None
     reason: str | None = None
