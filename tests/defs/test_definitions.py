@@ -66,6 +66,7 @@ def test_sensors_and_schedules_run_without_being_switched_on(location: dg.Defini
         "replication_queue_sensor",
         "second_events_sensor",
         "training_data_automation",
+        "unattended_training_sensor",
     }
     assert {sensor.default_status for sensor in location.sensors or []} == {dg.DefaultSensorStatus.RUNNING}
     statuses = {schedule.default_status for schedule in location.schedules or [] if isinstance(schedule, dg.ScheduleDefinition)}

@@ -28,10 +28,10 @@ def test_the_content_tells_the_config_and_not_the_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "config", "line"),
     [
-        ("cnn_v2_square8_2p", "hex8_2p", "a model for square8_2p, not for hex8_2p"),
-        ("cnn_v3_square8_4p", "square8_2p", "a model for square8_4p, not for square8_2p"),
-        ("hex_v3_hex8_3p", "hex8_2p", "a model for hex8_3p, not for hex8_2p"),
-        ("small_full", "hex8_2p", "a model for an unknown config, not for hex8_2p"),
+        ("cnn_v2_square8_2p", "hex8_2p", "is a model of square8_2p, not of hex8_2p"),
+        ("cnn_v3_square8_4p", "square8_2p", "is a model of square8_4p, not of square8_2p"),
+        ("hex_v3_hex8_3p", "hex8_2p", "is a model of hex8_3p, not of hex8_2p"),
+        ("small_full", "hex8_2p", "is a model of no known config, not of hex8_2p"),
     ],
 )
 def test_a_model_of_another_config_does_not_play(name: str, config: str, line: str, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from ringrift_dagster.cluster.ssh import ssh_words
 from ringrift_dagster.manifest.inventory import CHUNK_SIZE
 from ringrift_dagster.transfer.model import Offer, OrderedItem, TransportName
 from ringrift_dagster.transfer.transports import programs
@@ -162,28 +163,14 @@ class RsyncTransport:
         return options
 
     def _ssh(self, remote: _Remote) -> str:
-        known, checking = self._known_hosts, "accept-new"
-        if remote.known_hosts is not None:
-            known, checking = remote.known_hosts, "yes"
-        else:
-            known.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        settings = {
-            "BatchMode": "yes",
-            "IdentitiesOnly": "yes",
-            "IdentityFile": _ssh_quoted(os.fspath(remote.key)),
-            "PreferredAuthentications": "publickey",
-            "StrictHostKeyChecking": checking,
-            "UserKnownHostsFile": _ssh_quoted(os.fspath(known)),
-            "GlobalKnownHostsFile": "/dev/null",
-            "UpdateHostKeys": "no",
-            "ConnectTimeout": str(math.ceil(self._connect_seconds)),
-            "ServerAliveInterval": "5",
-            "ServerAliveCountMax": "2",
-            "ControlPath": "none",
-            "LogLevel": "ERROR",
-        }
-        words = [programs.find("ssh"), "-F", "none", "-a", "-x", "-T", "-p", str(remote.port)]
-        words += [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
+        words = ssh_words(
+            programs.find("ssh"),
+            port=remote.port,
+            key=remote.key,
+            known_hosts=remote.known_hosts,
+            remembered_hosts=self._known_hosts,
+            connect_seconds=self._connect_seconds,
+        )
         return " ".join(map(_rsh_quoted, words))
 
     def _remote(self, offer: Offer) -> _Remote:
@@ -300,9 +287,3 @@ def _escaped(match: re.Match[str]) -> str:
 def _rsh_quoted(word: str) -> str:
     """A word of the remote shell's command as rsync takes it apart: a doubled quote within quotes is one."""
     return '"' + word.replace('"', '""') + '"'
-
-
-def _ssh_quoted(path: str) -> str:
-    """A path in a setting of ssh, which may be many."""
-    escaped = path.replace("%", "%%").replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
