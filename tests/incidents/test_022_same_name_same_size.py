@@ -82,8 +82,8 @@ def test_a_file_that_was_replaced_does_not_play_for_the_model_that_it_was(tmp_pa
     path = tmp_path / "candidate_hex8_2p.pth"
     path.write_bytes(good("hex_v3_flat_hex8_2p"))
     sha256 = "0" * 64
-    match = Match(Series("hex8_2p", Participant("net", "1", sha256), HEURISTIC), ((sha256, path),))
+    match = Match(Series("hex8_2p", Participant("policy_only", "1", sha256), HEURISTIC), ((sha256, path),))
     with EvidenceStore(tmp_path / "evidence.db") as store:
-        with pytest.raises(UnknownParticipant, match="is model [0-9a-f]{12}, not 000000000000"):
+        with pytest.raises(UnknownParticipant, match=r"is model [0-9a-f]{12}, not 000000000000"):
             evaluate(match, 1, store, tmp_path / "games.db")
         assert blocks_of(store.games(match.series), match.config).complete == 0

@@ -38,7 +38,7 @@ def test_a_model_of_another_config_does_not_play(name: str, config: str, line: s
     path = tmp_path / f"canonical_{config}.pth"
     path.write_bytes(good(name))
     sha256 = read_checkpoint(path).sha256
-    model = Participant("net", "1", sha256)
+    model = Participant("policy_only", "1", sha256)
     with pytest.raises(UnknownParticipant, match=line) as refused:
         make_policy(model, parse_config(config), {sha256: path})
     assert len(str(refused.value).splitlines()) == 1

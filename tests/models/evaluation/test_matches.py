@@ -432,8 +432,8 @@ def test_a_file_with_other_content_than_the_models_does_not_play(store: Evidence
     path = tmp_path / "net.pth"
     path.write_bytes(good("hex_v3_flat_hex8_2p"))
     sha256 = "0" * 64
-    match = Match(replace(HEX.series, candidate=Participant("net", "1", sha256)), ((sha256, path),))
-    with pytest.raises(UnknownParticipant, match=re.escape(f"{path}: not model {sha256[:12]}")):
+    match = Match(replace(HEX.series, candidate=Participant("policy_only", "1", sha256)), ((sha256, path),))
+    with pytest.raises(UnknownParticipant, match=f"not {sha256[:12]}"):
         evaluate(match, 1, store, database)
     path.write_bytes(b"no model")
     with pytest.raises(UnknownParticipant, match=re.escape(f"{path}: unknown_format: ")):
