@@ -160,6 +160,8 @@ def register(
             training_began=training_began,
         )
     except CheckpointRefused as refused:
+        if refused.reason == "unreadable":
+            raise Unreadable(refused.detail) from refused
         raise BadNews(f"{file}: {refused}") from refused
     except RegistrationRefused as refused:
         raise BadNews(f"{file}: {refused}") from refused

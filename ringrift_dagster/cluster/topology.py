@@ -130,7 +130,7 @@ class PromotionLimits(Section):
     beta: Alpha = 0.05
     min_blocks: Annotated[int, Field(ge=10, le=100_000)] = 40
     max_blocks: Annotated[int, Field(ge=10, le=100_000)] = 5000
-    floor_blocks: Annotated[int, Field(ge=10, le=100_000)] = 40
+    floor_blocks: Annotated[int, Field(ge=10, le=100_000)] = 100
     floor_alpha: Alpha = 0.05
     max_age_days: Annotated[float, Field(gt=0, le=3650, allow_inf_nan=False)] = 30.0
     random_floor: Floors = Field(default_factory=lambda: {"2p": 0.75, "3p": 0.6, "4p": 0.5})

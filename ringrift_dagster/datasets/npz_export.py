@@ -105,10 +105,11 @@ class ExportResult:
 
 @dataclass
 class _Sources:
-    """Where the games come from, as the manifest tells it."""
+    """Where the games come from, as the manifest tells it; `archive` is the home that keeps the manifest of its canonical games."""
 
     databases: list[dict[str, Any]] = field(default_factory=list)
     rejected: Counter[str] = field(default_factory=Counter)
+    archive: Home | None = None
 
 
 def export_databases(
@@ -150,12 +151,10 @@ def export_canonical(
 ) -> ExportResult:
     """Export a config's canonical store to `home.datasets/<config>.npz`, and keep its manifest. Raises ExportError."""
     wanted = parse_config(config)
-    sources = _Sources(databases=summarise(config, home).databases)
+    sources = _Sources(databases=summarise(config, home).databases, archive=home)
     home.datasets.mkdir(parents=True, exist_ok=True)
     out = home.datasets / f"{wanted.key}.npz"
-    exported = _export(wanted, stored_games(wanted, home), sources, out, ValueTargets(value_targets), progress)
-    archive_manifest(home, exported.manifest_path)
-    return exported
+    return _export(wanted, stored_games(wanted, home), sources, out, ValueTargets(value_targets), progress)
 
 
 def manifest_path_of(npz: Path) -> Path:
@@ -565,6 +564,8 @@ def _publish(
     }
     staged_manifest = staged.with_name(result.manifest_path.name)
     staged_manifest.write_bytes(orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
+    if sources.archive is not None:
+        archive_manifest(sources.archive, staged_manifest)  # before the set is there: who trains on it can name its games
     publish(staged, out)
     publish(staged_manifest, result.manifest_path)
     return result

@@ -52,9 +52,8 @@ def archive_manifest(home: Home, manifest: Path) -> None:
 
 def training_set(home: Home, sha256: str) -> TrainingSet | None:
     """The training set with this hash, if it was exported from this home's canonical store."""
-    manifests = [_archive(home) / f"{sha256}.json", *sorted(home.datasets.glob("*.manifest.json"))]
-    known = (read_manifest(path, canonical=True) for path in manifests)
-    return next((entry for entry in known if entry is not None and entry.sha256 == sha256), None)
+    known = read_manifest(_archive(home) / f"{sha256}.json", canonical=True)
+    return known if known is not None and known.sha256 == sha256 else None
 
 
 def read_manifest(path: Path, *, canonical: bool = False) -> TrainingSet | None:
@@ -64,14 +63,15 @@ def read_manifest(path: Path, *, canonical: bool = False) -> TrainingSet | None:
             content = file.read(MAX_MANIFEST_BYTES + 1)
         stated = json.loads(content) if len(content) <= MAX_MANIFEST_BYTES else None
         return _described(stated, canonical) if isinstance(stated, dict) else None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 
 def _described(stated: dict[str, Any], canonical: bool) -> TrainingSet:
     encoder = stated["encoder"]
-    if not _SHA256.fullmatch(stated["sha256"]):
-        raise ValueError("sha256")
+    if not _SHA256.fullmatch(stated["sha256"]) or not all(0 <= stated[name] < 1 << 53 for name in ("samples", "games")):
+        raise ValueError("no training set has such a hash or size")
+    json.dumps(stated, ensure_ascii=False).encode()  # a lone surrogate could not be recorded
     return TrainingSet(
         sha256=stated["sha256"],
         config=str(stated["config"]),

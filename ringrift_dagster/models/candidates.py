@@ -22,15 +22,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ringrift_dagster.datasets.encoders import BOARD_FACTS
 from ringrift_dagster.datasets.features import encoding
+from ringrift_dagster.datasets.npz_reader import NpzError, open_regular
 from ringrift_dagster.datasets.npz_writer import publish
 from ringrift_dagster.datasets.training_sets import TrainingSet, training_set
 from ringrift_dagster.games.config import CONFIG_KEYS, Config, parse_config
 from ringrift_dagster.games.database import file_sha256
 from ringrift_dagster.home import Home
 from ringrift_dagster.models.checkpoints.description import Checkpoint, read_checkpoint
+from ringrift_dagster.models.checkpoints.refusals import CheckpointRefused
 
 MAX_DATA_AGE: Final = 48 * 3600.0
 """Age in seconds of a training set's newest game when training began, above which the data are stale; the default."""
+CLOCK_TOLERANCE: Final = 3600.0
+"""Seconds by which the clocks of hosts may differ."""
 MIN_PREFIX: Final = 8
 """Characters of a hash that are enough to name a candidate, if no other begins with them."""
 SUFFIXES: Final = {"torch-zip": ".pth", "torch-legacy": ".pth", "safetensors": ".safetensors", "onnx": ".onnx"}
@@ -38,6 +42,7 @@ MAX_RECORD_BYTES: Final = 1 << 20
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Text = Annotated[str, Field(max_length=500)]
+Seconds = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
 
 PROBLEMS: Final = {
     "config_mismatch": "The model is not for this config, or does not say for which it is.",
@@ -46,7 +51,7 @@ PROBLEMS: Final = {
     "policy_mismatch": "The network's policy has another size than the moves of its board need.",
     "encoder_mismatch": "The model was trained with another encoder or feature version than its training set has.",
     "provenance_unknown": "It is not known on which training set, exported from canonical games here, the model was trained.",
-    "training_time_unknown": "It is not recorded when training began.",
+    "training_time_unknown": "It is not recorded when training began, or that cannot be true.",
     "stale_data": "The newest game of the training set was too old when training began.",
     "file_damaged": "The candidate's file is missing, or its bytes are not those that were registered.",
 }
@@ -97,14 +102,14 @@ class Candidate(BaseModel):
     version: int = 1
     sha256: Sha256
     config: Text
-    file: Text
-    bytes: int
+    file: Annotated[str, Field(pattern=r"^[0-9a-f]{64}\.[a-z]{1,16}$")]
+    bytes: Annotated[int, Field(ge=0, le=1 << 53)]
     facts: Facts
-    registered_at: float
+    registered_at: Seconds
     registered_by: Text
     origin: Text
     training_data_sha256: Sha256 | None = None
-    training_began: float | None = None
+    training_began: Seconds | None = None
     metrics: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -145,6 +150,7 @@ def register(
     os.close(handle)
     staged = Path(name)
     try:
+        read_checkpoint(file)  # nothing is copied that is no model, or endless
         shutil.copyfile(file, staged)  # what is read below is what is kept, whatever happens to the original
         checkpoint = read_checkpoint(staged)
         began = training_began if training_began is not None else _recorded_start(checkpoint)
@@ -178,7 +184,7 @@ def register(
 
 def candidates(home: Home, config: str) -> list[Candidate]:
     """The candidates of a config, the last registered first. Records that cannot be read are left out."""
-    known = (_read(path) for path in directory(home, config).glob("*.json"))
+    known = (_read(path) for path in directory(home, config).glob("[0-9a-f]*.json"))
     return sorted((entry for entry in known if entry is not None), key=lambda entry: (-entry.registered_at, entry.sha256))
 
 
@@ -203,7 +209,7 @@ def qualify(home: Home, candidate: Candidate, *, max_data_age: float = MAX_DATA_
     data = training_set(home, candidate.training_data_sha256) if candidate.training_data_sha256 else None
     config = parse_config(candidate.config)
     problems = [
-        *_damage(path, candidate.sha256),
+        *_damage(path, candidate),
         *_misfits(candidate.facts, config),
         *_provenance(candidate, data),
         *_age(candidate, data, max_data_age),
@@ -211,12 +217,18 @@ def qualify(home: Home, candidate: Candidate, *, max_data_age: float = MAX_DATA_
     return Qualification(candidate, path, data, tuple(problems))
 
 
-def _damage(path: Path, sha256: str) -> Iterator[Problem]:
+def _damage(path: Path, candidate: Candidate) -> Iterator[Problem]:
     try:
-        if file_sha256(path) != sha256:
-            yield Problem("file_damaged", f"{path.name} has other bytes than were registered")
-    except OSError as error:
-        yield Problem("file_damaged", f"{path.name}: {error.strerror or error}")
+        checkpoint = read_checkpoint(path)
+    except CheckpointRefused as refusal:
+        yield Problem("file_damaged", f"{path.name}: {refusal}")
+        return
+    if checkpoint.sha256 != candidate.sha256:
+        yield Problem("file_damaged", f"{path.name} has other bytes than were registered")
+    elif Facts.model_validate(checkpoint.to_dict()) != candidate.facts:
+        yield Problem("file_damaged", f"the record of {candidate.sha256[:12]} says something else than the file")
+    elif checkpoint.training_data_sha256 not in (None, candidate.training_data_sha256):
+        yield Problem("provenance_unknown", "the record has another training set than the file")
 
 
 def _misfits(facts: Facts, config: Config) -> Iterator[Problem]:
@@ -263,6 +275,8 @@ def _age(candidate: Candidate, data: TrainingSet | None, limit: float) -> Iterat
         yield Problem("stale_data", "the training set does not say when its newest game was played")
         return
     age = candidate.training_began - data.newest_game.timestamp()
+    if age < -CLOCK_TOLERANCE or candidate.training_began > time.time() + CLOCK_TOLERANCE:
+        yield Problem("training_time_unknown", "training is said to have begun before the newest game was played, or in the future")
     if age > limit:
         yield Problem(
             "stale_data", f"the newest game was {age / 3600:.0f} hours old when training began; the limit is {limit / 3600:g}"
@@ -294,8 +308,10 @@ def _recorded_start(checkpoint: Checkpoint) -> float | None:
 
 
 def _read(path: Path) -> Candidate | None:
+    """The record in a file; None if it cannot be read, or stands under another hash or config than its own."""
     try:
-        with path.open("rb") as file:
-            return Candidate.model_validate_json(file.read(MAX_RECORD_BYTES))
-    except (OSError, ValidationError):
+        with open_regular(path) as file:
+            candidate = Candidate.model_validate_json(file.read(MAX_RECORD_BYTES))
+    except (NpzError, OSError, ValidationError):
         return None
+    return candidate if (candidate.sha256, candidate.config) == (path.stem, path.parent.name) else None

@@ -29,10 +29,12 @@ def test_a_set_is_known_after_the_next_export(home: Home, recorded: Callable[[st
     assert training_set(home, "0" * 64) is None
 
 
-def test_a_set_whose_manifest_was_not_kept_yet_is_known_by_the_one_beside_it(home: Home, recorded: Callable[[str], Path]) -> None:
+def test_a_set_is_canonical_by_its_kept_manifest_alone(home: Home, recorded: Callable[[str], Path]) -> None:
     append_canonical("square8_4p", [recorded("canonical_square8_4p")], home)
     result = export_canonical("square8_4p", home)
     (home.datasets / "manifests" / f"{result.sha256}.json").unlink()
+    assert training_set(home, result.sha256) is None
+    result = export_canonical("square8_4p", home)
     known = training_set(home, result.sha256)
     assert known is not None
     assert known.newest_game == datetime.fromisoformat(result.newest_game or "").replace(tzinfo=UTC)

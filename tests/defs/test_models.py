@@ -65,7 +65,7 @@ def test_the_first_candidate_with_enough_evidence_is_promoted_and_published(run:
     assert made["promoted_models"].metadata["current model"].value == candidate.sha256
     assert (made["promoted_models"].tags or {})["dagster/data_version"] == candidate.sha256
     assert "Promoted." in made["promoted_models"].metadata["rationale"].value
-    assert made["evaluation_games"].metadata["dagster/row_count"].value == len(BASELINES) * 60 * PARSED.players
+    assert made["evaluation_games"].metadata["dagster/row_count"].value == len(BASELINES) * 100 * PARSED.players
     assert {name: (check.passed, check.blocking) for name, check in checks(result).items()} == {
         **dict.fromkeys(["readable", "config_matches", "encoder_matches", "provenance_known", "data_fresh"], (True, False)),
         **dict.fromkeys(["evidence_sufficient", "beats_incumbent", "floors_held", "uncontaminated", "file_sound"], (True, True)),

@@ -134,10 +134,31 @@ def test_what_is_refused_leaves_nothing_behind(home: Home, tmp_path: Path) -> No
     file.write_bytes(b"no model")
     with pytest.raises(CheckpointRefused):
         take_in(home, file)
-    with pytest.raises(FileNotFoundError):
-        take_in(home, tmp_path / "none.pth")
+    for missing in (tmp_path / "none.pth", Path("/dev/zero"), tmp_path):
+        with pytest.raises(CheckpointRefused, match="unreadable"):
+            take_in(home, missing)
     assert [path for path in directory(home, CONFIG).iterdir() if path.suffix == ".part"] == []
     assert candidates(home, CONFIG) == []
+
+
+def test_a_record_that_contradicts_its_file_disqualifies(home: Home, trained: TrainingSet, tmp_path: Path) -> None:
+    known = {"training_data_sha256": trained.sha256, "training_began": began(trained)}
+    good = take_in(home, model_file(tmp_path / "good.pth", CONFIG, 1), **known)
+    other = take_in(home, model_file(tmp_path / "other.pth", "hex8_2p", 2), **known)
+    assert codes(home, good) == []
+    record = directory(home, CONFIG) / f"{other.sha256}.json"
+    record.write_text(other.model_copy(update={"facts": good.facts}).model_dump_json())
+    (lied,) = [entry for entry in candidates(home, CONFIG) if entry.sha256 == other.sha256]
+    assert codes(home, lied) == ["file_damaged"]
+    record.rename(record.with_name(f"{'0' * 64}.json"))
+    assert candidates(home, CONFIG) == [good], "a record under another name is none"
+
+
+@pytest.mark.parametrize("hours", [-2.0, 24 * 365 * 100.0])
+def test_a_time_that_cannot_be_true_is_unknown(hours: float, home: Home, trained: TrainingSet, tmp_path: Path) -> None:
+    known = {"training_data_sha256": trained.sha256, "training_began": began(trained, hours)}
+    candidate = take_in(home, model_file(tmp_path / "m.pth", CONFIG), **known)
+    assert "training_time_unknown" in codes(home, candidate)
 
 
 def test_a_record_that_cannot_be_read_is_no_candidate(home: Home, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ class Participant:
     @property
     def key(self) -> str:
         """The identity of the participant as one text."""
-        return f"{self.name}@{self.sha256 or self.version}"
+        return f"{self.name}@{self.version}" + (f":{self.sha256}" if self.sha256 else "")
 
 
 @dataclass(frozen=True, order=True)
@@ -93,8 +93,8 @@ class Blocks:
     """The complete blocks of a series, from the first on without a gap, and what else there is.
 
     `scores` has each block's score in units of 1/players, 0 to players**2. `waiting` counts complete blocks behind a gap, `void`
-    games without a result. `newest` is when the last of the counted games ended, in seconds since 1970. `hosts` has, by host, how
-    many games it played and by how much their mean score differs from that of all.
+    games without a result. `newest` is when the last of the counted games ended, `ended` when the last game of each block did, in
+    seconds since 1970. `hosts` has, by host, how many games it played and by how much their mean score differs from that of all.
     """
 
     players: int
@@ -103,6 +103,7 @@ class Blocks:
     void: int
     newest: float | None
     hosts: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+    ended: tuple[float, ...] = ()
 
     @property
     def complete(self) -> int:
@@ -144,6 +145,7 @@ def blocks_of(games: Iterable[EvaluationGame], config: Config) -> Blocks:
         void=sum(game.result == "void" for game in games),
         newest=max((game.finished for game in counted), default=None),
         hosts=_hosts(counted, config.players),
+        ended=tuple(max(game.finished for game in whole[number]) for number in range(complete)),
     )
 
 

@@ -27,13 +27,15 @@ CREATE TABLE IF NOT EXISTS evaluation_games (
     candidate_name TEXT NOT NULL, candidate_version TEXT NOT NULL, candidate_sha256 TEXT,
     opponent_name TEXT NOT NULL, opponent_version TEXT NOT NULL, opponent_sha256 TEXT,
     candidate TEXT NOT NULL, opponent TEXT NOT NULL,
-    block INTEGER NOT NULL, attempt INTEGER NOT NULL, seat INTEGER NOT NULL,
+    block INTEGER NOT NULL CHECK (block >= 0), attempt INTEGER NOT NULL CHECK (attempt >= 0),
+    seat INTEGER NOT NULL CHECK (seat BETWEEN 1 AND 4),
     game_id TEXT NOT NULL UNIQUE,
     opening_seed TEXT NOT NULL,
     harness TEXT NOT NULL, host TEXT NOT NULL,
     result TEXT NOT NULL CHECK (result IN ('won', 'lost', 'drawn', 'void')),
     winner_seat INTEGER NOT NULL, moves INTEGER NOT NULL, termination TEXT NOT NULL, digest TEXT,
     started REAL NOT NULL, finished REAL NOT NULL, detail TEXT,
+    CHECK ((result = 'won') = (winner_seat = seat)), CHECK ((result IN ('drawn', 'void')) = (winner_seat = 0)),
     UNIQUE (config, candidate, opponent, block, attempt, seat)
 );
 CREATE TABLE IF NOT EXISTS tombstones (
@@ -41,6 +43,10 @@ CREATE TABLE IF NOT EXISTS tombstones (
     game_id TEXT NOT NULL UNIQUE REFERENCES evaluation_games (game_id),
     who TEXT NOT NULL, why TEXT NOT NULL, at REAL NOT NULL
 );
+CREATE TRIGGER IF NOT EXISTS evaluation_games_replace BEFORE INSERT ON evaluation_games
+WHEN EXISTS (SELECT 1 FROM evaluation_games WHERE id = NEW.id OR game_id = NEW.game_id OR (config = NEW.config AND candidate =
+    NEW.candidate AND opponent = NEW.opponent AND block = NEW.block AND attempt = NEW.attempt AND seat = NEW.seat))
+BEGIN SELECT RAISE(IGNORE); END;
 {_APPEND_ONLY}"""
 _GAME_COLUMNS: Final = tuple(field.name for field in fields(EvaluationGame) if field.name != "series")
 _SERIES_COLUMNS: Final = (

@@ -7,7 +7,7 @@ in a sample of fixed size, it is above a floor. What is missing is never in its 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal
 
@@ -23,6 +23,8 @@ from ringrift_dagster.models.evaluation.sequential import (
 )
 
 INCUMBENT: Final = "incumbent"
+CLOCK_TOLERANCE: Final = 3600.0
+"""Seconds by which the clocks of hosts may differ."""
 Verdict = Literal["promote", "refuse", "continue"]
 
 REASONS: Final = {
@@ -35,11 +37,13 @@ REASONS: Final = {
     "too_few_blocks": "There are fewer complete blocks than are required.",
     "too_many_blocks": "The sequential test has reached no bound in the most blocks that are played.",
     "no_result": "A block has ended without a result as often as it is tried.",
-    "stale_evidence": "The newest game against an opponent is older than is permitted.",
+    "stale_evidence": "The newest game against an opponent that counts is older than is permitted.",
+    "future_evidence": "A game ended in the future: a clock is wrong.",
+    "rolled_back": "An operator has rolled this model back.",
 }
 """What each reason code of a decision means, in one line."""
-_CONTINUE: Final = frozenset({"undecided", "too_few_blocks", "stale_evidence"})
-"""Reasons that more games can remove."""
+_CONTINUE: Final = frozenset({"undecided", "too_few_blocks", "future_evidence"})
+"""Reasons that more games, or time, can remove. Old evidence stays old: the same blocks would be the same games."""
 
 
 @dataclass(frozen=True)
@@ -169,9 +173,14 @@ def decide(
         if not result.reached:
             bound = f"{result.score:.3f} in {result.blocks} blocks, at least {result.lower_bound:.3f}"
             reasons.append(Reason("below_floor", f"the score against {name} is {bound}; the floor is {floor:.3f}"))
-    required = [*rules.floors, *([INCUMBENT] if has_incumbent else [])]
-    reasons += [Reason("no_result", f"a block against {name} has ended without a result too often") for name in exhausted]
-    reasons += _stale({name: evidence[name] for name in required if name in evidence}, rules, now)
+    unfinished = {name for name in rules.floors if name not in floors}
+    if has_incumbent and (sequential is None or sequential.outcome == "continue"):
+        unfinished.add(INCUMBENT)
+    no_result = "a block against {} has ended without a result too often"
+    reasons += [Reason("no_result", no_result.format(name)) for name in exhausted if name in unfinished]
+    judged = {name: floor.blocks for name, floor in floors.items()} | ({INCUMBENT: sequential.blocks} if sequential else {})
+    for name, number in judged.items():
+        reasons += _of_another_time(name, evidence[name], number, rules, now)
     if not reasons:
         verdict: Verdict = "promote"
     else:
@@ -248,13 +257,13 @@ def _floor(blocks: Blocks, floor: float, rules: PromotionRules) -> FloorResult:
     return FloorResult(sample, mean, lower, floor, lower > floor)
 
 
-def _stale(evidence: Mapping[str, Blocks], rules: PromotionRules, now: float) -> list[Reason]:
-    reasons = []
-    for name, blocks in evidence.items():
-        if blocks.newest is not None and now - blocks.newest > rules.max_age:
-            days = (now - blocks.newest) / 86400
-            reasons.append(Reason("stale_evidence", f"the newest game against {name} is {days:.0f} days old"))
-    return reasons
+def _of_another_time(name: str, blocks: Blocks, number: int, rules: PromotionRules, now: float) -> Iterator[Reason]:
+    """What is wrong with the times of the first `number` blocks, those that the decision rests on."""
+    newest = max(blocks.ended[:number], default=0.0)
+    if now - newest > rules.max_age:
+        yield Reason("stale_evidence", f"the newest game against {name} that counts is {(now - newest) / 86400:.0f} days old")
+    if newest - now > CLOCK_TOLERANCE:
+        yield Reason("future_evidence", f"the newest game against {name} ended {(newest - now) / 3600:.0f} hours from now")
 
 
 def _sentences(decision: Decision) -> list[str]:

@@ -7,8 +7,9 @@ from its last entry, so that a rollback is a new entry. How a decision comes abo
 
 from __future__ import annotations
 
+import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from ringrift_dagster.sqlite_file import open_shared
 
 Kind = Literal["promote", "refuse", "rollback", "pin", "unpin"]
 _MAKE_CURRENT: Final = ("promote", "rollback")
+_STEP: Final = 0.001
+"""Seconds between two decisions on a config, at least."""
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS decisions (
@@ -29,6 +32,8 @@ CREATE TABLE IF NOT EXISTS decisions (
     sha256 TEXT NOT NULL, at REAL NOT NULL, who TEXT NOT NULL, why TEXT NOT NULL, record BLOB NOT NULL
 );
 CREATE INDEX IF NOT EXISTS decisions_by_config ON decisions (config, id);
+CREATE TRIGGER IF NOT EXISTS decisions_replace BEFORE INSERT ON decisions
+WHEN EXISTS (SELECT 1 FROM decisions WHERE id = NEW.id) BEGIN SELECT RAISE(ABORT, 'decisions are only added'); END;
 CREATE TRIGGER IF NOT EXISTS decisions_update BEFORE UPDATE ON decisions BEGIN SELECT RAISE(ABORT, 'decisions are only added'); END;
 CREATE TRIGGER IF NOT EXISTS decisions_delete BEFORE DELETE ON decisions BEGIN SELECT RAISE(ABORT, 'decisions are only added'); END;
 """
@@ -89,8 +94,8 @@ class DecisionLog:
     ) -> Entry:
         """Add a decision that was made while `expected` was the current model (None: none was).
 
-        A config's times never go back, whatever the clock does. Raises CurrentChanged, and Pinned for what would replace a pinned
-        model.
+        A config's times always go on, whatever the clock does, so that readers who go by time see the last decision. Raises
+        CurrentChanged, and Pinned for what would replace a pinned model.
         """
         with self._transaction():
             entry = self.current(config)
@@ -102,7 +107,7 @@ class DecisionLog:
                 pinned = f"{config} is pinned to {pin.sha256[:12]} by {pin.who} ({pin.why})"
                 raise Pinned(f"{pinned}: release it with `ringrift-data models pin --config {config} --release`")
             last = self._connection.execute("SELECT MAX(at) FROM decisions WHERE config = ?", (config,)).fetchone()[0]
-            values = (config, kind, sha256, max(time.time(), last or 0.0), who, why, orjson.dumps(dict(record or {})))
+            values = (config, kind, sha256, max(time.time(), (last or 0.0) + _STEP), who, why, orjson.dumps(dict(record or {})))
             cursor = self._connection.execute(
                 "INSERT INTO decisions (config, kind, sha256, at, who, why, record) VALUES (?, ?, ?, ?, ?, ?, ?)", values
             )
@@ -113,14 +118,22 @@ class DecisionLog:
         entries = self._select(f"config = ? AND at <= ? AND kind IN {_MAKE_CURRENT} ORDER BY id DESC LIMIT 1", config, _until(at))
         return entries[0] if entries else None
 
-    def previous(self, config: str) -> Entry | None:
-        """The last decision before the current one that made another model current."""
-        current = self.current(config)
-        if current is None:
-            return None
-        condition = f"config = ? AND sha256 != ? AND kind IN {_MAKE_CURRENT} ORDER BY id DESC LIMIT 1"
-        entries = self._select(condition, config, current.sha256)
-        return entries[0] if entries else None
+    def predecessors(self, config: str) -> list[str]:
+        """The models to which the current one can be rolled back, the last first; a rollback leaves what came after its model."""
+        stack: list[str] = []
+        for entry in self._select(f"config = ? AND kind IN {_MAKE_CURRENT} ORDER BY id", config):
+            if entry.kind == "rollback" and entry.sha256 in stack:
+                while stack[-1] != entry.sha256:
+                    stack.pop()
+            elif not stack or stack[-1] != entry.sha256:
+                stack.append(entry.sha256)
+        return stack[-2::-1]
+
+    def is_rolled_back(self, config: str, sha256: str) -> bool:
+        """Whether a model was current until a rollback, and was not made current again since."""
+        entries = self._select(f"config = ? AND kind IN {_MAKE_CURRENT} ORDER BY id", config)
+        last = max((number for number, entry in enumerate(entries) if entry.sha256 == sha256), default=None)
+        return last is not None and last + 1 < len(entries) and entries[last + 1].kind == "rollback"
 
     def promotion(self, config: str, sha256: str) -> Entry:
         """The last promotion of a model by evidence. Raises LookupError if there is none."""
@@ -155,7 +168,17 @@ class DecisionLog:
 
     def _select(self, condition: str, *values: object) -> list[Entry]:
         rows = self._connection.execute(f"SELECT {_COLUMNS} FROM decisions WHERE {condition}", values)
-        return [Entry(*row[:-1], record=orjson.loads(row[-1])) for row in rows]
+        return [Entry(*row[:-1], record=_record(row)) for row in rows]
+
+
+def _record(row: Sequence[Any]) -> Mapping[str, Any]:
+    try:
+        record = orjson.loads(row[-1])
+    except ValueError as error:
+        raise sqlite3.DatabaseError(f"decision {row[0]} cannot be read") from error
+    if not isinstance(record, dict):
+        raise sqlite3.DatabaseError(f"decision {row[0]} is no record")
+    return record
 
 
 def _until(at: float | None) -> float:

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from ringrift_dagster.ai.registry import parse_spec
 from ringrift_dagster.ai.selfplay import ENGINE_VERSION
 from ringrift_dagster.datasets.canonical_games import stored_digests
@@ -25,12 +27,13 @@ from ringrift_dagster.models.candidates import (
     qualify,
 )
 from ringrift_dagster.models.evaluation.matches import registry_participant
-from ringrift_dagster.models.evaluation.records import HARNESS, MAX_ATTEMPTS, Blocks, Participant, Series, blocks_of
+from ringrift_dagster.models.evaluation.records import HARNESS, Blocks, Participant, Series, blocks_of, exhausted_block
 from ringrift_dagster.models.evaluation.store import EvidenceStore
 from ringrift_dagster.models.manifest import Current
 from ringrift_dagster.models.promotion.decision import INCUMBENT, Decision, PromotionRules, Reason, decide, default_rules
 from ringrift_dagster.models.promotion.log import DecisionLog, Entry
 from ringrift_dagster.models.publishing.published_set import ModelFile, Publication, publish
+from ringrift_dagster.models.publishing.reasons import PublishingRefused
 from ringrift_dagster.models.publishing.signature import configured_signer
 
 PLAYER: Final = "policy_only"
@@ -110,8 +113,11 @@ def assess(
     qualification = qualify(home, candidate, max_data_age=rules.max_data_age)
     with DecisionLog(log_path(home)) as log:
         entry = log.current(config.key)
+        rolled_back = log.is_rolled_back(config.key, candidate.sha256)
     current = entry.sha256 if entry else None
     objections = [Reason("unfit", problem.text) for problem in qualification.problems]
+    if rolled_back:
+        objections.append(Reason("rolled_back", "`ringrift-data models rollback --to` makes it current again"))
     if current == candidate.sha256:
         objections.append(Reason("already_current", f"{candidate.sha256[:12]} has been current since its promotion"))
         current = None
@@ -121,8 +127,9 @@ def assess(
     with EvidenceStore(evidence_path(home)) as store:
         for name, opponent in opponents.items():
             series = Series(config.key, model_participant(candidate.sha256), opponent)
-            evidence[name] = blocks = blocks_of(store.games(series), config)
-            if store.attempts(series).get(blocks.complete, 0) >= MAX_ATTEMPTS:
+            games = store.games(series)
+            evidence[name] = blocks_of(games, config)
+            if exhausted_block(games, store.attempts(series), config) is not None:
                 exhausted.append(name)
     if contaminated := contaminated_games(home, config):
         objections.append(Reason("contaminated", f"{len(contaminated)} evaluation games, {contaminated[0][:12]} first"))
@@ -172,10 +179,10 @@ def rollback(home: Home, config: Config, prefix: str | None, *, who: str, why: s
         if current is None:
             raise NothingToDo(f"no model of {config.key} was ever promoted: there is nothing to roll back")
         if prefix is None:
-            previous = log.previous(config.key)
-            if previous is None:
+            predecessors = log.predecessors(config.key)
+            if not predecessors:
                 raise NothingToDo(f"{current.sha256[:12]} is the first model of {config.key}: there is none to go back to")
-            prefix = previous.sha256
+            prefix = predecessors[0]
         candidate = find(home, prefix, config.key)
         if candidate.sha256 == current.sha256:
             raise NothingToDo(f"{candidate.sha256[:12]} is the current model of {config.key} already")
@@ -208,13 +215,23 @@ def published_path(home: Home) -> Path:
 
 
 def publish_current(home: Home) -> Publication:
-    """Make the published set what the log says; changes nothing if it is. Raises PublishingRefused and sqlite3.Error."""
+    """Make the published set what the log says; changes nothing if it is.
+
+    One config that cannot be published keeps no other from it. Raises PublishingRefused and sqlite3.Error.
+    """
     models: dict[str, ModelFile] = {}
+    damaged: list[str] = []
     with DecisionLog(log_path(home)) as log:
         for config in CONFIG_KEYS:
             if (entry := log.current(config)) is not None:
-                models[config] = _model_file(home, log, entry)
-    return publish(published_path(home), models, sign=configured_signer())
+                try:
+                    models[config] = _model_file(home, log, entry)
+                except (LookupError, ValidationError):
+                    damaged.append(f"the promotion of {entry.sha256[:12]} for {config} is not on record")
+    publication = publish(published_path(home), models, sign=configured_signer())
+    if damaged:
+        raise PublishingRefused("no_content", damaged[0])
+    return publication
 
 
 def _model_file(home: Home, log: DecisionLog, entry: Entry) -> ModelFile:

@@ -24,7 +24,7 @@ RULES = PromotionRules(floors={"random": 0.75, "heuristic": 0.5}, hypotheses=Hyp
 
 
 def blocks(scores: list[int], players: int = 2, newest: float = NOW) -> Blocks:
-    return Blocks(players, tuple(scores), 0, 0, newest)
+    return Blocks(players, tuple(scores), 0, 0, newest, ended=(newest,) * len(scores))
 
 
 STRONG = blocks([4, 4, 3, 4, 4] * 40)
@@ -56,10 +56,11 @@ def test_a_stronger_one_that_reaches_every_floor_is_promoted() -> None:
         ({INCUMBENT: blocks([4, 0, 4, 1] * 5)}, "continue", ["undecided"]),
         ({"random": EVEN}, "refuse", ["below_floor"]),
         ({"heuristic": blocks([4] * 39)}, "continue", ["too_few_blocks"]),
-        ({"heuristic": blocks([4] * 50, newest=NOW - 31 * 86400)}, "continue", ["stale_evidence"]),
+        ({"heuristic": blocks([4] * 50, newest=NOW - 31 * 86400)}, "refuse", ["stale_evidence"]),
+        ({"heuristic": blocks([4] * 50, newest=NOW + 2 * 3600)}, "continue", ["future_evidence"]),
         ({"random": blocks([0] * 40 + [4] * 1000)}, "refuse", ["below_floor"]),
     ],
-    ids=["worse", "few", "undecided", "no better than random", "few against a baseline", "old", "late luck"],
+    ids=["worse", "few", "undecided", "no better than random", "few against a baseline", "old", "a clock is wrong", "late luck"],
 )
 def test_what_keeps_a_candidate_from_being_promoted(changes: dict[str, Blocks], verdict: str, reasons: list[str]) -> None:
     assert codes({**GOOD, **changes}) == (verdict, reasons)
@@ -76,7 +77,9 @@ def test_a_first_model_has_no_incumbent_to_beat_but_floors_to_reach() -> None:
 
 def test_an_objection_refuses_whatever_the_games_say() -> None:
     assert codes(GOOD, objections=[Reason("contaminated", "3 games")]) == ("refuse", ["contaminated"])
-    assert codes(GOOD, exhausted=["random"]) == ("refuse", ["no_result"])
+    few = {**GOOD, "random": blocks([4] * 10)}
+    assert codes(few, exhausted=["random"]) == ("refuse", ["too_few_blocks", "no_result"])
+    assert codes(GOOD, exhausted=["random"]) == ("promote", []), "its sample is complete"
 
 
 def test_the_test_ends_at_its_first_bound_whatever_is_played_afterwards() -> None:

@@ -38,11 +38,11 @@ def test_the_current_model_is_that_of_the_last_promotion_or_rollback(log: Decisi
     promote(log, B, A)
     log.append(CONFIG, "refuse", C, who="anna", why="weaker", expected=B)
     log.append(CONFIG, "rollback", A, who="ben", why="it hung", expected=B)
-    current, previous = log.current(CONFIG), log.previous(CONFIG)
+    current = log.current(CONFIG)
     assert current is not None
-    assert previous is not None
     assert (current.sha256, current.kind, current.who, current.why) == (A, "rollback", "ben", "it hung")
-    assert previous.sha256 == B
+    assert log.predecessors(CONFIG) == []
+    assert (log.is_rolled_back(CONFIG, A), log.is_rolled_back(CONFIG, B)) == (False, True)
     assert [(entry.kind, entry.sha256) for entry in log.history(CONFIG)] == [
         ("rollback", A), ("refuse", C), ("promote", B), ("promote", A),
     ]  # fmt: skip
@@ -50,6 +50,25 @@ def test_the_current_model_is_that_of_the_last_promotion_or_rollback(log: Decisi
     assert log.promotion(CONFIG, A).id == 1
     with pytest.raises(LookupError, match="cccccccccccc was never promoted for hex8_2p"):
         log.promotion(CONFIG, C)
+
+
+def test_rollbacks_go_back_one_by_one(log: DecisionLog) -> None:
+    for sha256, expected in ((A, None), (B, A), (C, B)):
+        promote(log, sha256, expected)
+    assert log.predecessors(CONFIG) == [B, A]
+    log.append(CONFIG, "rollback", B, who="ben", why="it hung", expected=C)
+    assert log.predecessors(CONFIG) == [A]
+    log.append(CONFIG, "rollback", A, who="ben", why="it hung too", expected=B)
+    assert log.predecessors(CONFIG) == []
+    assert [log.is_rolled_back(CONFIG, sha256) for sha256 in (A, B, C)] == [False, True, True]
+
+
+def test_a_damaged_record_is_no_decision(log: DecisionLog, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "decisions.db")) as connection, connection:
+        insert = "INSERT INTO decisions (config, kind, sha256, at, who, why, record) VALUES (?, 'promote', ?, 1, '', '', 'x')"
+        connection.execute(insert, (CONFIG, A))
+    with pytest.raises(sqlite3.DatabaseError, match="decision 1 cannot be read"):
+        log.current(CONFIG)
 
 
 def test_configs_have_nothing_to_do_with_each_other(log: DecisionLog) -> None:
@@ -77,7 +96,10 @@ def test_a_clock_that_goes_back_does_not_reorder_decisions(log: DecisionLog, mon
     promote(log, B, A)
     entry = log.current(CONFIG, 200.0)
     assert entry is not None
-    assert (entry.sha256, entry.at) == (B, 200.0)
+    assert entry.sha256 == A
+    later = log.current(CONFIG)
+    assert later is not None
+    assert (later.sha256, later.at > 200.0) == (B, True)
 
 
 def test_a_decision_against_a_model_that_is_no_longer_current_is_refused(log: DecisionLog) -> None:
@@ -99,7 +121,14 @@ def test_a_pinned_model_stays_until_it_is_released(log: DecisionLog) -> None:
     promote(log, B, A)
 
 
-@pytest.mark.parametrize("statement", ["UPDATE decisions SET who = 'eve'", "DELETE FROM decisions"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE decisions SET who = 'eve'",
+        "DELETE FROM decisions",
+        "INSERT OR REPLACE INTO decisions SELECT id, config, kind, 'f', at, who, why, record FROM decisions",
+    ],
+)
 def test_nothing_is_changed_or_deleted(statement: str, log: DecisionLog, tmp_path: Path) -> None:
     promote(log, A, None)
     with (
@@ -169,7 +198,11 @@ class Decisions(RuleBasedStateMachine):
             assert self.pinned
         else:
             assert not self.pinned
-            self.stack.append(sha256)
+            if kind == "rollback" and sha256 in self.stack:
+                while self.stack[-1] != sha256:
+                    self.stack.pop()
+            elif self.current != sha256:
+                self.stack.append(sha256)
 
     @rule(sha256=st.sampled_from([A, B, C]))
     def refuse(self, sha256: str) -> None:
@@ -191,9 +224,8 @@ class Decisions(RuleBasedStateMachine):
     def the_log_agrees(self) -> None:
         entry = self.log.current(CONFIG)
         assert (entry and entry.sha256) == self.current
-        others = [sha256 for sha256 in self.stack if sha256 != self.current]
-        previous = self.log.previous(CONFIG)
-        assert (previous and previous.sha256) == (others[-1] if others else None)
+        assert self.log.predecessors(CONFIG) == self.stack[-2::-1]
+        assert not (self.current and self.log.is_rolled_back(CONFIG, self.current))
         assert (self.log.pin(CONFIG) is not None) == self.pinned
 
     def teardown(self) -> None:

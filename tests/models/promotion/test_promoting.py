@@ -64,7 +64,7 @@ def played(
     """Evidence of so many blocks with the same results, varied a little so that they have a variance."""
     series = Series(CONFIG, model_participant(sha256), opponent)
     with EvidenceStore(evidence_path(home)) as store:
-        for number in range(60):
+        for number in range(100):
             varied = tuple(results) if number % 3 else ("won", *results[1:])
             games = [
                 game(number, seat, result, series=series, finished=ended + number) for seat, result in enumerate(varied, start=1)
@@ -201,6 +201,35 @@ def test_rollback_and_pin_are_decisions_too(home: Home, make: Make) -> None:
         ]  # fmt: skip
 
 
+def test_what_was_rolled_back_is_not_promoted_again_on_the_same_evidence(home: Home, make: Make) -> None:
+    first, second = promoted(home, make(1)), make(2)
+    played(home, second.sha256, baseline(home), STRONG)
+    played(home, second.sha256, model_participant(first.sha256), STRONG)
+    record(home, judged(home, second), "anna")
+    rollback(home, PARSED, None, who="ben", why="it hung")
+    assert (judged(home, second).decision.verdict, reasons(judged(home, second))) == ("refuse", ["rolled_back"])
+
+
+def test_evidence_of_another_engine_counts_for_nothing(home: Home, make: Make) -> None:
+    candidate = make(1)
+    older = Series(CONFIG, replace(model_participant(candidate.sha256), version="ringrift_dagster-0"), baseline(home))
+    with EvidenceStore(evidence_path(home)) as store:
+        store.add([entry for number in range(60) for entry in block(number, STRONG, series=older)])
+    assert reasons(judged(home, candidate)) == ["too_few_blocks"]
+
+
+def test_a_block_that_never_ends_with_a_result_refuses(home: Home, make: Make) -> None:
+    candidate = make(1)
+    series = Series(CONFIG, model_participant(candidate.sha256), baseline(home))
+    with EvidenceStore(evidence_path(home)) as store:
+        for attempt in range(3):
+            store.add([game(0, seat, "void", attempt=attempt, series=series) for seat in range(1, 5)])
+    assert (judged(home, candidate).decision.verdict, reasons(judged(home, candidate))) == (
+        "refuse",
+        ["too_few_blocks", "no_result"],
+    )
+
+
 def test_what_cannot_be_rolled_back_to(home: Home, make: Make) -> None:
     with pytest.raises(NothingToDo, match="was ever promoted"):
         rollback(home, PARSED, None, who="a", why="b")
@@ -223,5 +252,5 @@ def test_a_model_whose_file_is_damaged_is_not_rolled_back_to(home: Home, make: M
     played(home, second.sha256, model_participant(first.sha256), STRONG)
     record(home, judged(home, second), "anna")
     (directory(home, CONFIG) / first.file).write_bytes(b"")
-    with pytest.raises(NothingToDo, match="other bytes than were registered"):
+    with pytest.raises(NothingToDo, match="cannot be made current"):
         rollback(home, PARSED, None, who="a", why="b")
