@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from ringrift_dagster.games.database import file_sha256
+from ringrift_dagster.models.training_jobs import host_side
 from ringrift_dagster.models.training_jobs.jobs import JobState, Process, TrainingJob, cancel, fetch, follow, start, state
 from ringrift_dagster.models.training_jobs.remote import HostUnreachable, RequestRefused, TrainingHost, TrainingHostError
 from tests.models.making import model_file
@@ -259,6 +261,13 @@ def test_a_host_that_cannot_be_reached_is_said_in_one_line(site: Site) -> None:
         state(replace(site.host, python="no-such-python"), site.job())
     with pytest.raises(RequestRefused, match="there is no directory /nowhere"):
         state(replace(site.host, root="/nowhere"), site.job())
+
+
+def test_the_hosts_side_needs_nothing_but_python_3_8() -> None:
+    tree = ast.parse(Path(host_side.__file__).read_text(), feature_version=(3, 8))
+    imported = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
+    imported |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert imported <= sys.stdlib_module_names
 
 
 def test_the_id_depends_on_config_data_command_and_attempt_alone() -> None:
