@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import fcntl
 import json
 import os
 import signal
@@ -96,6 +97,22 @@ def test_of_two_that_start_it_at_once_one_does(site: Site, gate: Path, tmp_path:
     assert len((tmp_path / "starts").read_text().split()) == 1
 
 
+def test_who_starts_a_job_waits_for_another_that_does(here: Site, tmp_path: Path, ended: Ended) -> None:
+    job = ended(here.job("--starts", tmp_path / "starts"))
+    here.folder(job).mkdir(parents=True)
+    request = {
+        "op": "start", "job": job.id, "data_path": DATA, "data_sha256": here.sha256, "command": ["true"], "environment": {}
+    }  # fmt: skip
+    with (here.folder(job) / "lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with here.host.asked(**request) as connection:
+            assert b'"beat"' in connection.read(100)
+            assert state(here.host, job).state == "absent"
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            assert connection.line() is None
+            assert connection.answer["started"] is True
+
+
 def test_lines_come_once_though_the_connection_breaks(site: Site, gate: Path, ended: Ended) -> None:
     """The server's process of the connection is killed at the first epoch."""
     job = ended(site.job("--gate", gate))
@@ -138,6 +155,22 @@ def test_cancelling_ends_the_command_and_its_children(here: Site, gate: Path, tm
     assert (end.state, end.cancelled_by) == ("ended", "anna")
     assert end.status == (-signal.SIGKILL if stubborn else -signal.SIGTERM)
     assert start(here.host, job, DATA) == (end, False)
+
+
+def test_cancelling_ends_the_children_of_a_command_that_is_gone(here: Site, tmp_path: Path, gate: Path, ended: Ended) -> None:
+    """Neither the process that waits for the command nor the command is there any more."""
+    job = ended(here.job("--gate", gate, "--child", tmp_path / "child"))
+    running, _ = start(here.host, job, DATA)
+    wait_for_epoch(here.host, job)
+    recorded = json.loads((here.folder(job) / "process.json").read_text())
+    for pid in (recorded["supervisor"]["pid"], begun(running).pid):
+        os.kill(pid, signal.SIGKILL)
+    child = int((tmp_path / "child").read_text())
+    assert runs(child)
+    reused = {**recorded, "start_time": 0}  # the group is known by its mark alone
+    assert (host_side.members(reused, job.id), host_side.members(reused, "another job")) == ([child], [])
+    end, gone = cancel(here.host, job, "anna", grace_seconds=0)
+    assert (end.state, gone, runs(child)) == ("vanished", True, False)
 
 
 def wait_for_epoch(host: TrainingHost, job: TrainingJob) -> None:
