@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -165,6 +166,8 @@ def test_cancelling_ends_the_children_of_a_command_that_is_gone(here: Site, tmp_
     recorded = json.loads((here.folder(job) / "process.json").read_text())
     for pid in (recorded["supervisor"]["pid"], begun(running).pid):
         os.kill(pid, signal.SIGKILL)
+        while runs(pid):
+            time.sleep(0.01)
     child = int((tmp_path / "child").read_text())
     assert runs(child)
     reused = {**recorded, "start_time": 0}  # the group is known by its mark alone
@@ -209,7 +212,7 @@ def test_a_process_that_has_the_pid_by_now_is_left_alone(here: Site, gate: Path,
             assert stranger.poll() is None
         finally:
             stranger.kill()
-    record.write_text(json.dumps(recorded))
+            record.write_text(json.dumps(recorded))
     assert state(here.host, job).state == "running"
 
 
