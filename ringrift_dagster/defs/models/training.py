@@ -54,7 +54,11 @@ ADOPT_SECONDS = 600
 """A job that nobody follows is given a new run at most once in so long."""
 CANCELLED = (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
 JOB_TAG = "ringrift/training"
-"""On runs that were started for a job: its id."""
+"""On runs that follow a job: its id. A run that Dagster starts in place of a crashed one has it too."""
+UNFINISHED = [
+    dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]  # fmt: skip
 
 
 class Training(dg.Config):
@@ -124,13 +128,18 @@ def training_job() -> None:
     train()
 
 
-@dg.sensor(job=training_job, minimum_interval_seconds=60, default_status=dg.DefaultSensorStatus.RUNNING)
+@dg.sensor(job=training_job, minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING)
 def unattended_training_sensor(context: dg.SensorEvaluationContext, home: HomeResource) -> Iterator[dg.RunRequest | dg.SkipReason]:
     """Asks for a run of every training job whose end is not known and that no run follows, as after a restart.
 
     If the last run that followed a job was cancelled when nothing of it was left to cancel the job, the new run does that.
     """
-    unattended = [record for record in open_records(home.home) if not is_followed(home.home, record)]
+    unattended = [
+        record
+        for record in open_records(home.home)
+        if not is_followed(home.home, record)
+        and not context.instance.get_runs_count(dg.RunsFilter(tags={JOB_TAG: record.job}, statuses=UNFINISHED))
+    ]
     if not unattended:
         yield dg.SkipReason("every training job that has begun is followed")
     for record in unattended:
@@ -176,6 +185,7 @@ def _claimed(
         record = claim(home, job, config.host, f"run {context.run_id}", at=time.time(), python=config.python)
         record.followed_by = context.run_id
         save(home, record)
+        context.instance.add_run_tags(context.run_id, {JOB_TAG: record.job})
         tell_started(opened, record.config, record.host, record.job, at=record.requested_at)
     return record, host
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from ringrift_dagster.games.database import file_sha256
+from ringrift_dagster.models.training_jobs import host_side
 from ringrift_dagster.models.training_jobs.jobs import JobState, Process, TrainingJob, cancel, fetch, follow, start, state
 from ringrift_dagster.models.training_jobs.remote import HostUnreachable, RequestRefused, TrainingHost, TrainingHostError
 from tests.models.making import model_file
@@ -94,6 +98,22 @@ def test_of_two_that_start_it_at_once_one_does(site: Site, gate: Path, tmp_path:
     assert len((tmp_path / "starts").read_text().split()) == 1
 
 
+def test_who_starts_a_job_waits_for_another_that_does(here: Site, tmp_path: Path, ended: Ended) -> None:
+    job = ended(here.job("--starts", tmp_path / "starts"))
+    here.folder(job).mkdir(parents=True)
+    request = {
+        "op": "start", "job": job.id, "data_path": DATA, "data_sha256": here.sha256, "command": ["true"], "environment": {}
+    }  # fmt: skip
+    with (here.folder(job) / "lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with here.host.asked(**request) as connection:
+            assert b'"beat"' in connection.read(100)
+            assert state(here.host, job).state == "absent"
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            assert connection.line() is None
+            assert connection.answer["started"] is True
+
+
 def test_lines_come_once_though_the_connection_breaks(site: Site, gate: Path, ended: Ended) -> None:
     """The server's process of the connection is killed at the first epoch."""
     job = ended(site.job("--gate", gate))
@@ -138,6 +158,24 @@ def test_cancelling_ends_the_command_and_its_children(here: Site, gate: Path, tm
     assert start(here.host, job, DATA) == (end, False)
 
 
+def test_cancelling_ends_the_children_of_a_command_that_is_gone(here: Site, tmp_path: Path, gate: Path, ended: Ended) -> None:
+    """Neither the process that waits for the command nor the command is there any more."""
+    job = ended(here.job("--gate", gate, "--child", tmp_path / "child"))
+    running, _ = start(here.host, job, DATA)
+    wait_for_epoch(here.host, job)
+    recorded = json.loads((here.folder(job) / "process.json").read_text())
+    for pid in (recorded["supervisor"]["pid"], begun(running).pid):
+        os.kill(pid, signal.SIGKILL)
+        while runs(pid):
+            time.sleep(0.01)
+    child = int((tmp_path / "child").read_text())
+    assert runs(child)
+    reused = {**recorded, "start_time": 0}  # the group is known by its mark alone
+    assert (host_side.members(reused, job.id), host_side.members(reused, "another job")) == ([child], [])
+    end, gone = cancel(here.host, job, "anna", grace_seconds=0)
+    assert (end.state, gone, runs(child)) == ("vanished", True, False)
+
+
 def wait_for_epoch(host: TrainingHost, job: TrainingJob) -> None:
     """Until the trainer has said its first."""
 
@@ -174,7 +212,7 @@ def test_a_process_that_has_the_pid_by_now_is_left_alone(here: Site, gate: Path,
             assert stranger.poll() is None
         finally:
             stranger.kill()
-    record.write_text(json.dumps(recorded))
+            record.write_text(json.dumps(recorded))
     assert state(here.host, job).state == "running"
 
 
@@ -259,6 +297,13 @@ def test_a_host_that_cannot_be_reached_is_said_in_one_line(site: Site) -> None:
         state(replace(site.host, python="no-such-python"), site.job())
     with pytest.raises(RequestRefused, match="there is no directory /nowhere"):
         state(replace(site.host, root="/nowhere"), site.job())
+
+
+def test_the_hosts_side_needs_nothing_but_python_3_8() -> None:
+    tree = ast.parse(Path(host_side.__file__).read_text(), feature_version=(3, 8))
+    imported = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
+    imported |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert imported <= sys.stdlib_module_names
 
 
 def test_the_id_depends_on_config_data_command_and_attempt_alone() -> None:
