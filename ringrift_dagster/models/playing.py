@@ -53,7 +53,7 @@ def model_policy(name: str, config: Config, path: Path, sha256: str | None = Non
 
 
 def load_network(config: Config, path: Path, sha256: str | None = None) -> ReferenceNetwork:
-    """The network in a checkpoint of the reference trainer. Raises UnplayableModel."""
+    """The network in a checkpoint of the reference trainer, ready to play. Raises UnplayableModel."""
     try:
         checkpoint = read_checkpoint(path)
         content = path.read_bytes()
@@ -71,7 +71,7 @@ def load_network(config: Config, path: Path, sha256: str | None = None) -> Refer
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UnplayableModel("torch is not installed, and models play with it: pip install 'ringrift-dagster[train]'") from error
-    from ringrift_dagster.models.training.network import ARCHITECTURE_VERSION, MODEL_CLASS, ReferenceNetwork, Sizes
+    from ringrift_dagster.models.training.network import ARCHITECTURE_VERSION, MODEL_CLASS, ReferenceNetwork, Sizes, fused
 
     made_by = (checkpoint.architecture, checkpoint.architecture_version)
     if made_by != (MODEL_CLASS, ARCHITECTURE_VERSION) or checkpoint.format != "torch-zip":
@@ -87,7 +87,7 @@ def load_network(config: Config, path: Path, sha256: str | None = None) -> Refer
     except Exception as error:  # torch documents none of what it raises
         reason = " ".join(str(error).split())[:200]
         raise UnplayableModel(f"{path} cannot be loaded: {type(error).__name__}: {reason}") from error
-    return network.eval()
+    return fused(network)
 
 
 class PolicyOnly:
