@@ -8,11 +8,13 @@ weights become a file is for `trainer`.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any, Final
 
 import torch  # pyright: ignore[reportMissingImports]
 from torch import Tensor, nn  # pyright: ignore[reportMissingImports]
+from torch.nn.utils.fusion import fuse_conv_bn_eval  # pyright: ignore[reportMissingImports]
 
 from ringrift_dagster.datasets.encoders import BOARD_FACTS
 from ringrift_dagster.datasets.features import GLOBAL_FEATURES, encoding
@@ -97,7 +99,7 @@ class _PolicyHead(nn.Module):
         by_cell = iter(cells.split(self.by_cell, dim=3))
         by_board = iter(self.board(planes.mean(dim=(2, 3))).split(self.by_board, dim=1))
         parts = [(next(by_cell) if cells else next(by_board)).flatten(1) for _, cells in self.layout]
-        return torch.cat([*parts, x.new_full((len(x), self.unused), NEVER)], dim=1)
+        return torch.cat([*parts, x.new_full((x.shape[0], self.unused), NEVER)], dim=1)
 
 
 class ReferenceNetwork(nn.Module):
@@ -125,6 +127,18 @@ class ReferenceNetwork(nn.Module):
             x = block(x)
         value = torch.relu(self.value_fc1(torch.cat([x.mean(dim=(2, 3)), global_vectors], dim=1)))
         return self.policy(x, global_vectors), torch.tanh(self.value_fc2(value))
+
+
+def fused(network: ReferenceNetwork) -> ReferenceNetwork:
+    """A network for playing that computes the same, up to rounding, in half the time: normalisation is part of the convolutions."""
+    network = copy.deepcopy(network).eval()
+    for part in (network, *network.res_blocks):
+        for number in (1, 2):
+            if hasattr(part, f"bn{number}"):
+                convolution = fuse_conv_bn_eval(getattr(part, f"conv{number}"), getattr(part, f"bn{number}"))
+                setattr(part, f"conv{number}", convolution)
+                setattr(part, f"bn{number}", nn.Identity())
+    return network
 
 
 def description(network: ReferenceNetwork) -> dict[str, Any]:

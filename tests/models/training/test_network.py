@@ -20,7 +20,7 @@ from ringrift_dagster.games.config import CONFIG_KEYS, Config, parse_config
 from ringrift_dagster.games.geometry import topology
 from ringrift_dagster.games.moves import MoveType, PackedMoves
 from ringrift_dagster.games.position import Position
-from ringrift_dagster.models.training.network import NEVER, ReferenceNetwork, Sizes
+from ringrift_dagster.models.training.network import NEVER, ReferenceNetwork, Sizes, fused
 
 ENDS = {MoveType.PLACE_RING: m.TO, MoveType.PROCESS_LINE: m.TO, MoveType.ELIMINATE_RINGS_FROM_STACK: m.TO}
 BEGINS = {MoveType.MOVE_STACK: m.ORIGIN, MoveType.OVERTAKING_CAPTURE: m.ORIGIN, MoveType.CONTINUE_CAPTURE_SEGMENT: m.ORIGIN}
@@ -78,3 +78,17 @@ def test_shapes_are_those_of_the_config(key: str) -> None:
     assert values.abs().max() <= 1
     used = size - int((logits[0] == NEVER).sum())
     assert used == {"square8": 6158, "square19": 66438, "hex8": 4132, "hexagonal": 91876}[config.board]
+
+
+def test_a_fused_network_computes_the_same() -> None:
+    config = parse_config("hex8_3p")
+    spec = encoding(config)
+    torch.manual_seed(1)
+    network = ReferenceNetwork(config, Sizes(4, 2))
+    features, vectors = torch.rand(8, spec.in_channels, spec.spatial, spec.spatial), torch.rand(8, GLOBAL_FEATURES)
+    network(features, vectors)  # in training mode: the running statistics move
+    with torch.no_grad():
+        for plain, other in zip(network.eval()(features, vectors), fused(network)(features, vectors), strict=True):
+            assert torch.allclose(plain, other, atol=1e-5)
+    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in fused(network).modules())
