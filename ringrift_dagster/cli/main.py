@@ -6,6 +6,7 @@ Commands are imported when they are used, so that `--help` and completion answer
 from __future__ import annotations
 
 import importlib
+import os
 import sqlite3
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 import click
 
 from ringrift_dagster.cli.output import Exit, complain
+from ringrift_dagster.home import Home
 
 COMMANDS = {
     "selfplay": "Play games with our own AIs.",
@@ -68,6 +70,7 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit with its status."""
+    _open_closed_streams()
     sys.exit(run(arguments))
 
 
@@ -88,9 +91,32 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except sqlite3.Error as error:
         complain(f"a database of ours cannot be used: {_line(str(error))}")
         return Exit.USAGE
+    except RuntimeError:
+        if _home_exists():
+            raise
+        complain(f"$RINGRIFT_DATA_HOME is {Home.named()!r}, and there is no such user: name another directory")
+        return Exit.USAGE
     except (click.Abort, KeyboardInterrupt):
         complain("interrupted")
         return Exit.INTERRUPTED
+
+
+def _open_closed_streams() -> None:
+    """Have output that the caller has closed go nowhere, and its descriptor not become that of a file of ours."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # in the order of their descriptors
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, mode, errors="backslashreplace")  # noqa: PTH123, SIM115 (open until the end)
+            os.set_inheritable(stream.fileno(), True)
+            setattr(sys, name, stream)
+
+
+def _home_exists() -> bool:
+    """Whether $RINGRIFT_DATA_HOME names a directory, and not one of a user who is unknown."""
+    try:
+        Home.from_env()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _line(message: str) -> str:

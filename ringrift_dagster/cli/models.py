@@ -40,9 +40,11 @@ class ConfigType(click.ParamType):
 
 
 class Date(click.ParamType):
-    """A day or a time, UTC unless it says otherwise; a day means its end. In seconds since 1970."""
+    """A day or a time from 1970 to 9999, UTC unless it says otherwise; a day means its end. In seconds since 1970."""
 
     name = "date"
+    LAST = 253402300799.0
+    """The last second of 9999; a fraction more may round to what is no date."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         if isinstance(value, float):
@@ -53,7 +55,26 @@ class Date(click.ParamType):
             self.fail(f"{value!r} is no date: write it as 2026-11-30 or 2026-11-30T12:00:00+00:00", param, ctx)
         if len(value) <= 10:
             moment += timedelta(days=1, microseconds=-1)
-        return moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
+        try:
+            moment = moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
+        except OverflowError:
+            moment = None
+        if moment is None or moment.year < 1970:
+            self.fail(f"{value!r} is not between 1970 and 9999, UTC", param, ctx)
+        return min(moment.timestamp(), self.LAST)
+
+
+class TextType(click.ParamType):
+    """One line for the record: 1 to 500 printable characters, not only spaces."""
+
+    name = "text"
+    MAX_CHARACTERS = 500
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        # an argument that is not Unicode has surrogates, which are not printable
+        if not (value.strip() and value.isprintable() and len(value) <= self.MAX_CHARACTERS):
+            self.fail(f"give 1 to {self.MAX_CHARACTERS} printable characters of Unicode", param, ctx)
+        return value
 
 
 def operator() -> str:
@@ -67,8 +88,8 @@ def operator() -> str:
 
 one_config = click.option("--config", required=True, type=ConfigType(), help=f"One of {', '.join(CONFIG_KEYS)}.")
 some_config = click.option("--config", type=ConfigType(), help="Only of this config.")
-decided_by = click.option("--who", default=operator, help="Who decides, for the record.  [default: user@host]")
-reason_why = click.option("--why", required=True, help="Why, for the record.")
+decided_by = click.option("--who", default=operator, type=TextType(), help="Who decides, for the record.  [default: user@host]")
+reason_why = click.option("--why", required=True, type=TextType(), help="Why, for the record.")
 
 
 @click.group()
@@ -128,7 +149,7 @@ _STATES = {"promote": "former", "rollback": "former", "pin": "former", "unpin": 
 @one_config
 @click.option("--training-data", help="The NPZ that it was trained on: the file, or its SHA-256.")
 @click.option("--training-began", type=Date(), help="When training began, e.g. 2026-11-30T12:00:00+00:00.")
-@click.option("--origin", help="Where it comes from, for the record.  [default: the file]")
+@click.option("--origin", type=TextType(), help="Where it comes from, for the record.  [default: the file]")
 @decided_by
 @as_json
 def register(
@@ -154,7 +175,7 @@ def register(
             home,
             file,
             config,
-            origin=origin or f"file:{file.name}",
+            origin=origin or _origin(file),
             who=who,
             training_data_sha256=_data_hash(training_data),
             training_began=training_began,
@@ -229,6 +250,8 @@ def evaluate(candidate: str, against: str, config: Config, blocks: int | None, w
     home = Home.from_env()
     chosen = _find(candidate, config)
     opponents = list(dict.fromkeys(name.strip() for name in against.split(",") if name.strip()))
+    if not opponents:
+        raise click.UsageError("--against names no opponent")
     with DecisionLog(log_path(home)) as log:
         if INCUMBENT in opponents and len(opponents) > 1 and log.current(config.key) is None:
             opponents.remove(INCUMBENT)
@@ -274,7 +297,7 @@ def decide(candidate: str, config: Config | None, dry_run: bool, who: str, json_
     if not dry_run:
         with _refusals():
             entry = record(Home.from_env(), assessment, who)
-        _publish()
+        _publish(decided=True)
     promoted = assessment.decision.verdict == "promote"
     if json_output:
         print_json({"recorded": entry and entry.id, **assessment.to_dict()})
@@ -303,7 +326,7 @@ def history(config: Config, at: float | None, json_output: bool) -> int:
             {"config": config.key, "at": at, "current": current and current.to_dict(), "decisions": [e.to_dict() for e in entries]}
         )
         return Exit.GOOD if current else Exit.BAD_NEWS
-    when = f"at {_time(at)}" if at else "now"
+    when = "now" if at is None else f"at {_time(at)}"
     if current is None:
         click.echo(f"no model of {config.key} was current {when}")
     else:
@@ -330,7 +353,7 @@ def rollback(config: Config, model: str | None, why: str, who: str, json_output:
 
     with _refusals():
         entry = promoting.rollback(Home.from_env(), config, model, who=who, why=why)
-    _publish()
+    _publish(decided=True)
     return _say(entry, f"{entry.sha256[:12]} is the current model of {config.key} again", json_output)
 
 
@@ -353,7 +376,7 @@ def pin(config: Config, release: bool, why: str, who: str, json_output: bool) ->
 @as_json
 def publish(json_output: bool) -> int:
     """Write the current models under the names that RingRift's readers look for, where an interruption has prevented it."""
-    publication = _publish()
+    publication = _publish(decided=False)
     entries = {config: current.model_dump(exclude_defaults=True) for config, current in publication.manifest.models.items()}
     if json_output:
         print_json({"switched": publication.switched, "models": entries})
@@ -365,14 +388,26 @@ def publish(json_output: bool) -> int:
     return Exit.GOOD
 
 
-def _publish() -> Publication:
-    from ringrift_dagster.models.promotion.promoting import publish_current
+def _publish(*, decided: bool) -> Publication:
+    """Publish what is current; `decided` says whether the command has recorded a decision before."""
+    from ringrift_dagster.models.promotion.promoting import log_path, publish_current, published_path
     from ringrift_dagster.models.publishing.reasons import PublishingRefused
 
+    home = Home.from_env()
     try:
-        return publish_current(Home.from_env())
+        publication = publish_current(home)
     except PublishingRefused as error:
+        if not decided:
+            raise BadNews(str(error)) from error
         raise BadNews(f"the decision stands, but is not published: {error}; then run `ringrift-data models publish`") from error
+    for config in publication.superseded:
+        later = publication.manifest.models[config]
+        raise BadNews(
+            f"{config} is published with a later promotion: {later.sha256[:12]} of {_time(min(later.promoted_at, Date.LAST))}, which "
+            f"{log_path(home)} does not have; restore that file, or move {published_path(home)} away and run "
+            "`ringrift-data models publish`"
+        )
+    return publication
 
 
 @models.command()
@@ -478,14 +513,24 @@ def _rules(home: Home, config: Config) -> PromotionRules:
 
 
 def _data_hash(value: str | None) -> str | None:
-    """The hash that is given, or that of the file that is."""
+    """The hash that is given, or that of the regular file that is."""
     import re
 
-    from ringrift_dagster.games.database import file_sha256
+    from ringrift_dagster.datasets.npz_reader import NpzError, file_digest, open_regular
 
     if value is None or re.fullmatch("[0-9a-f]{64}", value):
         return value
-    return file_sha256(Path(value))
+    try:
+        with open_regular(Path(value)) as file:
+            return file_digest(file)[1]
+    except NpzError as error:
+        raise Unreadable(f"--training-data: {error}") from error
+
+
+def _origin(file: Path) -> str:
+    """The origin of a checkpoint about which nothing else is known; what is not printable in its name is escaped."""
+    name = file.name if file.name.isprintable() else repr(file.name)[1:-1]
+    return f"file:{name}"[: TextType.MAX_CHARACTERS]
 
 
 def _show_evidence(assessment: Assessment, played: dict[str, int] | None = None) -> None:

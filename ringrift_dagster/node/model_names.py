@@ -1,11 +1,12 @@
 """An agent's part in publishing models: what was promoted and has arrived gets the names that RingRift's processes look for.
 
 Which names, and how they are replaced, is in `models.publishing.tree_names`. A thread looks whether the host's model manifest has
-changed or a model that it names has arrived; where neither is so, nothing is read.
+changed or a model that it names has arrived; where neither is so, and all names are right, nothing is read.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
@@ -23,6 +24,8 @@ LOOK_SECONDS: Final = 5.0
 """Between two looks whether there is something to do."""
 CHECK_SECONDS: Final = 3600.0
 """All names are checked so often although nothing has changed."""
+RETRY_SECONDS: Final = 60.0
+"""Names that are wrong for another reason than that their model has not arrived are tried again so often: models are read for it."""
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +37,8 @@ class ModelNames:
         self._tree = tree
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="names of models", daemon=True)
-        self._done: object = None
-        self._checked = 0.0
+        self._tried: object = None
+        self._next_try = 0.0
 
     def __enter__(self) -> ModelNames:
         self._thread.start()
@@ -46,16 +49,21 @@ class ModelNames:
         self._thread.join(5.0)
 
     def look(self) -> bool:
-        """Link names if something has changed since they were right; returns whether it was tried. Raises PublishingRefused."""
+        """Link names if something has changed, or it is time to check or to retry; returns whether it was tried.
+
+        Raises PublishingRefused, NoAnswer and OSError; then the next call tries again.
+        """
         state = self._state()
-        if state is None or (state == self._done and time.monotonic() - self._checked < CHECK_SECONDS):
+        if state is None or (state == self._tried and time.monotonic() < self._next_try):
             return False
+        self._tried = None
         result = link_names(self._tree.root, self._content)
+        wrong = [finding for finding in result.findings if finding.code != "no_content"]
         for finding in result.findings:
-            log.info("%s", finding)
+            log.log(logging.WARNING if finding in wrong else logging.INFO, "%s", finding)
         for name in result.kept:
             log.warning("a file that was not published here is kept as %s", name)
-        self._done, self._checked = state, time.monotonic()
+        self._tried, self._next_try = state, time.monotonic() + (RETRY_SECONDS if wrong else CHECK_SECONDS)
         return True
 
     def _run(self) -> None:
@@ -75,10 +83,13 @@ class ModelNames:
         return stat.st_ino, stat.st_mtime_ns, frozenset(self._tree.known(wanted))
 
     def _content(self, config: str, current: Current) -> Path | None:
+        """The file with a model's bytes, None if it has not arrived. Raises OSError if that cannot be told now."""
         try:
             opened = self._tree.open(current.sha256)
-        except (ContentChanged, NoAnswer):
-            return None
+        except ContentChanged as error:
+            raise OSError(errno.EAGAIN, f"the file of {config}'s model has changed since it was hashed") from error
+        except NoAnswer as error:
+            raise OSError(errno.EAGAIN, str(error)) from error
         if opened is None:
             return None
         os.close(opened.descriptor)

@@ -74,6 +74,6 @@ def test_a_thread_does_it_by_itself(tree: TreeInventory, tmp_path: Path, monkeyp
     arrive(tree, file)
     note(tree.root, CONFIG, Current(sha256=file_sha256(file), promoted_at=100.0))
     with ModelNames(tree) as names:
-        while not names._done:
+        while not names._tried:
             assert names._thread.is_alive()
     assert named(tree) == dict.fromkeys(NAMES, file_sha256(file))

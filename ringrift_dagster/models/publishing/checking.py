@@ -55,7 +55,7 @@ def _check_model(directory: int, name: str, current: Current, hashes: dict[Inode
             with open_regular(name, directory) as descriptor:
                 actual = hash_by_inode(descriptor, hashes)
         except OSError as error:
-            yield Finding("unreadable", name, f"{name}: {error.strerror}")
+            yield Finding("unreadable", name, f"{name}: {error.strerror or error}")
             return
         if actual != current.sha256:
             yield Finding("hash_mismatch", name, f"{name} has the SHA-256 {actual[:12]}…, not {current.sha256[:12]}…")
@@ -73,7 +73,7 @@ def _check_side(directory: int, name: str, expected: bytes, what: str) -> Iterat
         with open_regular(name, directory) as descriptor:
             content = os.read(descriptor, MAX_SIDE_BYTES)
     except OSError as error:
-        yield Finding("unreadable", name, f"{name}: {error.strerror}")
+        yield Finding("unreadable", name, f"{name}: {error.strerror or error}")
         return
     if content != expected:
         yield Finding(f"wrong_{what}", name, f"{name} does not say what the manifest says")

@@ -174,7 +174,7 @@ def publish(
             "busy", f"{directory}: another process has been publishing for {timeout:.0f} s; try again"
         ) from error
     except OSError as error:
-        raise PublishingRefused("unreadable", f"{error.filename or directory}: {error.strerror}") from error
+        raise PublishingRefused("unreadable", f"{error.filename or directory}: {error.strerror or error}") from error
 
 
 @dataclass(frozen=True)
@@ -189,6 +189,8 @@ class _Present:
 
 def _publish(directory: Path, models: Mapping[str, ModelFile], sign: Signer | None) -> Publication:
     staging = directory.with_name(f".{directory.name}.next")
+    _refuse_others(_previous(directory))
+    _refuse_others(staging)
     if staging.exists():  # of a run that was killed
         shutil.rmtree(staging)
     hashes: dict[Inode, str] = {}
@@ -226,6 +228,10 @@ def _present(directory: Path, hashes: dict[Inode, str]) -> _Present:
         raise PublishingRefused("symbolic_link", f"{directory} is a symbolic link; name the directory itself")
     if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
         return _Present(ModelManifest(), frozenset(), None, exists=False)
+    _refuse_others(directory)
+    if not os.path.lexists(directory / MANIFEST):
+        names = ", ".join(sorted(path.name for path in directory.iterdir())[:3])
+        raise PublishingRefused("not_a_set", f"{directory} has no {MANIFEST}, but other files ({names}); move them away")
     with open_set(directory) as opened:
         findings = opened.check(hashes)
         if foreign := [finding.name for finding in findings if finding.code == "unexpected_file"]:
@@ -233,6 +239,16 @@ def _present(directory: Path, hashes: dict[Inode, str]) -> _Present:
                 "unexpected_file", f"{directory} has {', '.join(foreign[:3])}, which is not published; move it away"
             )
         return _Present(opened.manifest, frozenset(finding.name for finding in findings), opened.signature, exists=True)
+
+
+def _refuse_others(path: Path) -> None:
+    """Refuse what is there if it is no directory, as a generation is."""
+    if os.path.lexists(path) and (path.is_symlink() or not path.is_dir()):
+        raise PublishingRefused("unexpected_file", f"{path} is no directory; move it away")
+
+
+def _previous(directory: Path) -> Path:
+    return directory.with_name(f".{directory.name}.previous")
 
 
 def _sources(directory: Path, before: _Present, config: str, current: Current, given: ModelFile | None) -> list[tuple[Path, bool]]:
@@ -304,7 +320,7 @@ def _switch(staging: Path, directory: Path) -> None:
     if not directory.exists():
         staging.rename(directory)
     else:
-        previous = directory.with_name(f".{directory.name}.previous")
+        previous = _previous(directory)
         if previous.exists():
             shutil.rmtree(previous)
         staging.rename(previous)
@@ -328,7 +344,7 @@ def _opened(directory: Path) -> tuple[int, OpenSet]:
             os.close(descriptor)
             if same:
                 break
-    text = problem.strerror if isinstance(problem, OSError) else "is no model manifest"
+    text = problem.strerror if isinstance(problem, OSError) else "is no model manifest; move the set away and publish again"
     raise PublishingRefused("not_a_set", f"{directory / MANIFEST}: {text}") from problem
 
 

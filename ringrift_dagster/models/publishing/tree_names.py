@@ -82,7 +82,7 @@ def link_names(tree: Path, content: FindContent, *, timeout: float = LOCK_SECOND
             "busy", f"{directory}: another process has been publishing for {timeout:.0f} s; try again"
         ) from error
     except OSError as error:
-        raise PublishingRefused("unreadable", f"{error.filename or directory}: {error.strerror}") from error
+        raise PublishingRefused("unreadable", f"{error.filename or directory}: {error.strerror or error}") from error
 
 
 def check_names(tree: Path) -> list[Finding]:
@@ -115,20 +115,23 @@ class _Names:
         self.published = _read_ledger(self.directory / LEDGER)
         for config, current in sorted(read(tree).models.items()):
             try:
-                self._link(config, current, content)
+                with self._reporting(config):
+                    self._link(config, current, content)
             except ContentDiffers as error:
                 self.findings.append(Finding("hash_mismatch", config, str(error)))
-            except OSError as error:  # one config that cannot be written keeps no other from it
-                self.findings.append(Finding("unreadable", config, f"{error.filename or self.directory}: {error.strerror}"))
         return LinkedNames(tuple(self.linked), tuple(self.kept), tuple(self.findings))
 
     def _link(self, config: str, current: Current, content: FindContent) -> None:
         names = model_names(config)
+        recovered = set()
         for name in names:
-            self._recover(name)
+            with self._reporting(name):
+                self._recover(name)
+                recovered.add(name)
         with _opened(self.directory) as descriptor:
             wrong = [name for name in names if any(check_name(descriptor, name, config, current, self.hashes))]
         sound = [name for name in names if self._hash(name) == current.sha256]
+        wrong = [name for name in wrong if name in recovered]
         if not wrong:
             return
         source = None if sound else content(config, current)
@@ -138,13 +141,31 @@ class _Names:
             return
         self._record(current.sha256)
         for name in wrong:
-            if name not in sound:
-                self._put(self._complete(name, sound, source, current.sha256), name)
-                sound.append(name)
-            self._write(sidecar_name(name), sidecar(name, current.sha256))
-            self._write_meta(meta_name(name), meta(name, config, current))
-            sync_directory(self.directory)
-            self.linked.append(name)
+            with self._reporting(name):
+                self._refuse_others(name)
+                self._refuse_others(sidecar_name(name))
+                if name not in sound:
+                    self._put(self._complete(name, sound, source, current.sha256), name)
+                    sound.append(name)
+                self._write(sidecar_name(name), sidecar(name, current.sha256))
+                self._write_meta(meta_name(name), meta(name, config, current))
+                sync_directory(self.directory)
+                self.linked.append(name)
+
+    @contextmanager
+    def _reporting(self, name: str) -> Iterator[None]:
+        """Make a finding of what the file system refuses: one name, or config, keeps no other from being written."""
+        try:
+            yield
+        except OSError as error:
+            text = f"{error.filename or self.directory}: {error.strerror or error}"
+            self.findings.append(Finding("unreadable", name, text))
+
+    def _refuse_others(self, name: str) -> None:
+        """Refuse a directory, a pipe and the like under a name: they can neither be kept nor replaced."""
+        path = self.directory / name
+        if os.path.lexists(path) and not (path.is_symlink() or path.is_file()):
+            raise OSError(errno.EINVAL, "is no file; move it away", str(path))
 
     def _complete(self, name: str, sound: list[str], source: Path | None, sha256: str) -> Path:
         """A complete file with the model's bytes, not under its name yet: a link to a sound name, else a verified copy."""
@@ -162,8 +183,6 @@ class _Names:
     def _put(self, part: Path, name: str) -> None:
         """Give a complete file its name. What stood there gets the part's name in the same step, and is then kept or removed."""
         target = self.directory / name
-        if target.exists() and not (target.is_file() or target.is_symlink()):
-            raise OSError(errno.EINVAL, "is no file; move it away", str(target))
         (self.directory / sidecar_name(name)).unlink(missing_ok=True)
         sync_directory(self.directory)
         try:
@@ -186,6 +205,7 @@ class _Names:
 
     def _write_meta(self, name: str, content: bytes) -> None:
         """RingRift's own meta file has what is nowhere else, so it is kept."""
+        self._refuse_others(name)
         self._record(hashlib.sha256(content).hexdigest())
         if os.path.lexists(self.directory / name):
             self._keep(self.directory / name, name, move=False)
