@@ -402,10 +402,10 @@ def _publish(*, decided: bool) -> Publication:
         raise BadNews(f"the decision stands, but is not published: {error}; then run `ringrift-data models publish`") from error
     for config in publication.superseded:
         later = publication.manifest.models[config]
+        promoted = _time(min(later.promoted_at, Date.LAST))
         raise BadNews(
-            f"{config} is published with a later promotion: {later.sha256[:12]} of {_time(min(later.promoted_at, Date.LAST))}, which "
-            f"{log_path(home)} does not have; restore that file, or move {published_path(home)} away and run "
-            "`ringrift-data models publish`"
+            f"{config} is published with a later promotion: {later.sha256[:12]} of {promoted}, which "
+            f"{log_path(home)} does not have; restore that file, or move {published_path(home)} away and run `ringrift-data models publish`"
         )
     return publication
 

@@ -25,7 +25,7 @@ LOOK_SECONDS: Final = 5.0
 CHECK_SECONDS: Final = 3600.0
 """All names are checked so often although nothing has changed."""
 RETRY_SECONDS: Final = 60.0
-"""Names that are wrong for another reason than that their model has not arrived are tried again so often: models are read for it."""
+"""Names that are wrong for another reason than that their model has not arrived are tried again so often; models are read then."""
 
 log = logging.getLogger(__name__)
 

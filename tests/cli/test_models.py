@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -16,10 +19,14 @@ import pytest
 from ringrift_dagster.cli.main import run
 from ringrift_dagster.datasets.training_sets import TrainingSet
 from ringrift_dagster.games.config import parse_config
+from ringrift_dagster.games.database import file_sha256
 from ringrift_dagster.home import Home
 from ringrift_dagster.models.evaluation.records import Participant
+from ringrift_dagster.models.manifest import Current
 from ringrift_dagster.models.promotion.decision import default_rules
-from ringrift_dagster.models.promotion.promoting import model_participant, opponents_of
+from ringrift_dagster.models.promotion.promoting import model_participant, opponents_of, published_path
+from ringrift_dagster.models.publishing.published_set import ModelFile
+from ringrift_dagster.models.publishing.published_set import publish as publish_set
 from tests.models.conftest import CONFIG, exported, trained
 from tests.models.making import model_file
 from tests.models.promotion.test_promoting import STRONG, WEAK, played
@@ -136,11 +143,55 @@ def test_what_was_decided_but_not_published_is_published_later(models: Call, reg
     for expected in ("the decision stands, but is not published", "then run `ringrift-data models publish`"):
         assert expected in err
     assert foreign.read_bytes() == b"mine"
+    status, _, err = models("publish")
+    assert (status, "move them away" in err, "decision" in err, "models publish" in err) == (1, True, False, False)
     foreign.rename(home.models / "mine.pth")
     status, out, _ = models("publish", "--json")
     answer = json.loads(out)
     assert (status, answer["switched"], answer["models"][CONFIG]["sha256"]) == (0, True, sha256)
     assert json.loads(models("publish", "--json")[1])["switched"] is False
+
+
+def test_a_later_promotion_that_is_published_and_not_in_the_log_is_bad_news(
+    models: Call, registered: Register, home: Home, tmp_path: Path
+) -> None:
+    sha256 = registered(1)["sha256"]
+    strong(home, sha256)
+    other = model_file(tmp_path / "other.pth", CONFIG, 2)
+    later = Current(sha256=file_sha256(other), promoted_at=1e11)
+    publish_set(published_path(home), {CONFIG: ModelFile(later, other)})
+    status, _, err = models("decide", "--candidate", sha256[:12])
+    assert (status, err.count("\n"), later.sha256[:12] in err) == (1, 1, True)
+    assert f"{CONFIG} is published with a later promotion" in err
+    assert models("publish")[0] == 1
+
+
+def test_a_checkpoint_whose_name_is_not_unicode_is_registered(models: Call, tmp_path: Path) -> None:
+    file = model_file(tmp_path / "m.pth", CONFIG).rename(tmp_path / os.fsdecode(b"m\xff\n.pth"))
+    status, out, _ = models("register", file, "--config", CONFIG, "--json")
+    assert (status, json.loads(out)["origin"]) == (1, r"file:m\udcff\n.pth")
+
+
+def test_a_training_set_that_is_a_pipe_is_not_waited_for(models: Call, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    status, _, err = models("register", "m.pth", "--config", CONFIG, "--training-data", tmp_path / "pipe")
+    assert (status, "is not a regular file" in err, err.count("\n")) == (2, True, 1)
+
+
+def test_a_home_of_a_user_who_is_unknown_is_named(models: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RINGRIFT_DATA_HOME", "~nosuchuser/x")
+    status, _, err = models("list")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "$RINGRIFT_DATA_HOME is '~nosuchuser/x'" in err
+
+
+@pytest.mark.parametrize("closed", ["<&- >&-", ">&- 2>&-"])
+def test_output_that_is_closed_costs_nothing_but_the_output(home: Home, closed: str) -> None:
+    code = "from ringrift_dagster.cli.main import main; main()"
+    for option in ("", "--json"):
+        command = ["sh", "-c", f'exec "$0" -c "$1" models list {option} {closed}', sys.executable, code]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_what_disqualifies_a_checkpoint_is_listed_when_it_is_registered(models: Call, tmp_path: Path) -> None:
@@ -162,6 +213,18 @@ def test_what_disqualifies_a_checkpoint_is_listed_when_it_is_registered(models: 
         (("rollback", "--config", "hex8_2p"), 2, "Missing option '--why'"),
         (("pin", "--config", "hex8_2p", "--why", "x"), 1, "none to pin"),
         (("register", "/nowhere/m.pth", "--config", "hex8_2p"), 2, "/nowhere/m.pth: No such file or directory"),
+        (("register", "m.pth", "--config", "hex8_2p", "--training-data", "/dev/zero"), 2, "/dev/zero is not a regular file"),
+        (("register", "m.pth", "--config", "hex8_2p", "--training-data", "/nowhere.npz"), 2, "/nowhere.npz: No such file"),
+        (("register", "m.pth", "--config", "hex8_2p", "--origin", "x" * 501), 2, "'--origin': give 1 to 500 printable"),
+        (("register", "m.pth", "--config", "hex8_2p", "--origin", "\udcff"), 2, "'--origin': give 1 to 500 printable"),
+        (("register", "m.pth", "--config", "hex8_2p", "--who", "x" * 501), 2, "'--who': give 1 to 500 printable"),
+        (("rollback", "--config", "hex8_2p", "--why", "\udcff"), 2, "'--why': give 1 to 500 printable"),
+        (("rollback", "--config", "hex8_2p", "--why", ""), 2, "'--why': give 1 to 500 printable"),
+        (("pin", "--config", "hex8_2p", "--why", "x", "--who", " "), 2, "'--who': give 1 to 500 printable"),
+        (("pin", "--config", "hex8_2p", "--why", "two\nlines"), 2, "'--why': give 1 to 500 printable"),
+        (("history", "--config", "hex8_2p", "--at", "0001-01-01T00:00:00+14:00"), 2, "is not between 1970 and 9999"),
+        (("history", "--config", "hex8_2p", "--at", "9999-12-31T23:59:59-14:00"), 2, "is not between 1970 and 9999"),
+        (("history", "--config", "hex8_2p", "--at", "1969-12-31"), 2, "is not between 1970 and 9999"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )
@@ -184,6 +247,7 @@ def test_evaluation_says_what_cannot_play(models: Call, registered: Register) ->
     for against, message in (
         ("incumbent", "has no current model yet"),
         ("chess", "opponents are incumbent and the AIs that we play"),
+        (" ,", "--against names no opponent"),
     ):
         status, _, err = models("evaluate", "--candidate", sha256[:12], "--config", CONFIG, "--against", against)
         assert (status, message in err, err.count("\n")) == (2, True, 1)
@@ -195,7 +259,10 @@ def test_before_the_first_promotion_no_model_was_current(models: Call, registere
     assert models("decide", "--candidate", sha256[:12])[0] == 0
     status, out, _ = models("history", "--config", CONFIG, "--at", "2020-01-01")
     assert (status, "no model of square8_4p was current at" in out) == (1, True)
-    assert models("history", "--config", CONFIG, "--at", "2999-01-01")[0] == 0
+    status, out, _ = models("history", "--config", CONFIG, "--at", "1970-01-01T00:00:00+00:00")
+    assert (status, f"no model of {CONFIG} was current at 1970-01-01 00:00:00" in out) == (1, True)
+    for late in ("2999-01-01", "9999-12-31"):
+        assert models("history", "--config", CONFIG, "--at", late)[0] == 0
 
 
 def test_without_candidates_the_list_says_how_to_get_one(models: Call) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,7 +13,7 @@ from ringrift_dagster.manifest.sources.layouts import NODE
 from ringrift_dagster.manifest.sources.tree import TreeInventory
 from ringrift_dagster.models.manifest import Current, note
 from ringrift_dagster.models.publishing.names import model_names
-from ringrift_dagster.node.model_names import ModelNames
+from ringrift_dagster.node.model_names import CHECK_SECONDS, RETRY_SECONDS, ModelNames
 from tests.models.making import model_file
 
 CONFIG = "square8_2p"
@@ -66,6 +67,47 @@ def test_the_next_promotion_replaces_the_names_and_a_file_of_somebody_else_is_ke
         assert named(tree) == dict.fromkeys(NAMES, file_sha256(file))
     kept = [path for path in (tree.root / "models").iterdir() if ".replaced-" in path.name]
     assert [path.read_bytes() for path in kept] == [b"trained by hand"]
+
+
+def test_a_name_that_is_wrong_is_tried_again_soon_and_not_all_the_time(
+    tree: TreeInventory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("ringrift_dagster.node.model_names.time", SimpleNamespace(monotonic=lambda: now))
+    names = ModelNames(tree)
+    file = model_file(tmp_path / "m.pth", CONFIG, 1)
+    arrive(tree, file)
+    bad = tree.root / "models" / NAMES[0]
+    bad.mkdir()
+    note(tree.root, CONFIG, Current(sha256=file_sha256(file), promoted_at=100.0))
+    assert names.look()
+    assert not names.look()
+    bad.rmdir()
+    now += RETRY_SECONDS
+    assert names.look()
+    assert named(tree) == dict.fromkeys(NAMES, file_sha256(file))
+    now += RETRY_SECONDS
+    assert not names.look(), "all is well"
+    now += CHECK_SECONDS
+    assert names.look()
+
+
+def test_a_model_that_changed_since_it_was_hashed_is_tried_again_soon(
+    tree: TreeInventory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("ringrift_dagster.node.model_names.time", SimpleNamespace(monotonic=lambda: now))
+    names = ModelNames(tree)
+    file = model_file(tmp_path / "m.pth", CONFIG, 1)
+    arrive(tree, file)
+    note(tree.root, CONFIG, Current(sha256=file_sha256(file), promoted_at=100.0))
+    (tree.root / "models" / "square8_2p_arrived.pth").write_bytes(b"being written")
+    assert names.look()
+    assert named(tree) == {}
+    arrive(tree, file)
+    now += RETRY_SECONDS
+    assert names.look()
+    assert named(tree) == dict.fromkeys(NAMES, file_sha256(file))
 
 
 def test_a_thread_does_it_by_itself(tree: TreeInventory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -243,7 +243,9 @@ def _present(directory: Path, hashes: dict[Inode, str]) -> _Present:
 
 def _refuse_others(path: Path) -> None:
     """Refuse what is there if it is no directory, as a generation is."""
-    if os.path.lexists(path) and (path.is_symlink() or not path.is_dir()):
+    if path.is_symlink():
+        raise PublishingRefused("symbolic_link", f"{path} is a symbolic link; move it away")
+    if path.exists() and not path.is_dir():
         raise PublishingRefused("unexpected_file", f"{path} is no directory; move it away")
 
 

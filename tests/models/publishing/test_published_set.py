@@ -196,9 +196,30 @@ def test_a_config_that_is_none_is_refused(directory: Path, make: Make) -> None:
 def test_a_directory_of_somebody_else_is_left_alone(directory: Path, make: Make) -> None:
     directory.mkdir(parents=True)
     (directory / "thesis.pth").write_bytes(b"years of work")
-    with pytest.raises(PublishingRefused, match="not_a_set"):
+    with pytest.raises(PublishingRefused, match=r"not_a_set: .*thesis\.pth.*move them away"):
         publish(directory, {CONFIG: make("one")})
     assert [path.name for path in directory.iterdir()] == ["thesis.pth"]
+
+
+@pytest.mark.parametrize("name", [".published.next", ".published.previous", "published"])
+@pytest.mark.parametrize("what", ["link", "dangling link", "file"])
+def test_what_is_no_directory_where_generations_are_is_to_be_moved_away(
+    directory: Path, make: Make, tmp_path: Path, name: str, what: str
+) -> None:
+    path = directory.with_name(name)
+    path.parent.mkdir(parents=True)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "thesis.pth").write_bytes(b"years of work")
+    if what == "file":
+        path.write_bytes(b"mine")
+    else:
+        path.symlink_to(elsewhere if what == "link" else tmp_path / "nowhere")
+    with pytest.raises(PublishingRefused, match=r"move it away|name the directory itself") as refused:
+        publish(directory, {CONFIG: make("one")})
+    assert str(path) in str(refused.value)
+    assert (path.read_bytes() == b"mine") if what == "file" else path.is_symlink()
+    assert (elsewhere / "thesis.pth").exists()
 
 
 def test_a_file_that_somebody_added_is_not_thrown_away(directory: Path, make: Make) -> None:

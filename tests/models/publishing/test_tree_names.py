@@ -166,6 +166,26 @@ def test_a_directory_under_a_name_is_reported(host: Host) -> None:
         assert finding.code == "unreadable"
         assert "move it away" in finding.text
     assert (host.models / CANONICAL / "file").read_text() == "mine"
+    assert {(host.models / name).read_bytes() for name in (BEST, SHORT)} == {model_bytes("one")}
+
+
+@pytest.mark.parametrize("bad", [meta_name(CANONICAL), sidecar_name(BEST), f".{BEST}.part", f".{CANONICAL}.copying", SHORT])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_one_name_that_cannot_be_written_keeps_no_other_from_being_linked(host: Host, bad: str, make: Callable[..., None]) -> None:
+    host.promote("one", 1.0)
+    make(host.models / bad)
+    result = host.link()
+    names = [name for name in model_names(CONFIG) if Path(name).stem not in bad]
+    assert len(names) == 2
+    assert {(host.models / name).read_bytes() for name in names} == {model_bytes("one")}
+    for name in names:
+        assert not [finding for finding in check_names(host.tree) if name in finding.name]
+        assert name in result.linked
+    if result.findings:
+        assert [finding.code for finding in result.findings] == ["unreadable"]
+        (host.models / bad).unlink() if make is os.mkfifo else (host.models / bad).rmdir()
+    assert host.link().findings == ()
+    assert check_names(host.tree) == []
 
 
 def test_a_file_that_has_the_right_bytes_gets_its_sidecar(host: Host) -> None:
