@@ -52,7 +52,7 @@ class Judge:
         return Judgement(logits[0].numpy(), values[0].numpy())
 
 
-def shares(config: Config, moves: LegalMoves, logits: NDArray[np.float32], temperature: float = 1.0) -> NDArray[np.float64]:
+def shares(config: Config, moves: LegalMoves, logits: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
     """How much each legal move is worth to the policy, relative to the likeliest entry of the layout.
 
     Moves that share an entry share what it is worth. A move without an entry is worth nothing, unless none has one.

@@ -29,6 +29,8 @@ from ringrift_dagster.models.judge import Judge, shares
 
 EXPLORATION = 1.25
 """How much a move's prior counts beside its value."""
+PRIOR_TEMPERATURE = 2.0
+"""Logits count divided by this: what was learnt from other games is too sure of itself where an opponent plays unlike any seen."""
 
 
 @dataclass
@@ -66,7 +68,7 @@ class NetworkSearch:
 
     def _judged(self, position: Position, earlier: tuple[Position, ...], moves: LegalMoves) -> _Node:
         judgement = self._judge(position, earlier)
-        priors = shares(self._config, moves, judgement.logits)
+        priors = shares(self._config, moves, judgement.logits, PRIOR_TEMPERATURE)
         count, mover = len(moves.rows), int(position.player) - 1
         values = np.roll(judgement.values.astype(np.float64), mover)
         return _Node(values, position, earlier, moves, priors / priors.sum(), np.zeros(count, np.int64), np.zeros(count))

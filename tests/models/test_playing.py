@@ -12,16 +12,23 @@ import pytest
 import torch
 
 from ringrift_dagster.ai.playing import Arena
+from ringrift_dagster.ai.policies import POLICIES
 from ringrift_dagster.ai.policies.interface import Choice, HistoryPolicy, LegalMoves
 from ringrift_dagster.ai.registry import parse_spec
 from ringrift_dagster.ai.seeds import Generator
 from ringrift_dagster.datasets.labels import policy_indices
 from ringrift_dagster.games.config import Config, parse_config
+from ringrift_dagster.games.geometry import topology
 from ringrift_dagster.games.moves import COLUMNS, MoveType, PackedMoves
-from ringrift_dagster.games.position import Position
+from ringrift_dagster.games.position import ACTIVE, Position, blank_position
+from ringrift_dagster.games.rules.listing import buffers, list_moves
+from ringrift_dagster.games.rules.stacks import copy_position
+from ringrift_dagster.games.rules.turns import play
 from ringrift_dagster.models.evaluation.matches import Match, UnknownParticipant, make_policy, play_block, registry_participant
 from ringrift_dagster.models.evaluation.records import Participant, Series
-from ringrift_dagster.models.playing import UnplayableModel, load_network, model_policy, shares
+from ringrift_dagster.models.judge import Judgement, shares
+from ringrift_dagster.models.playing import UnplayableModel, load_network, model_policy
+from ringrift_dagster.models.search import NetworkSearch
 from ringrift_dagster.models.training.network import ReferenceNetwork, Sizes
 from ringrift_dagster.models.training.trainer import save
 from tests.ai.policies.playing import snapshot
@@ -71,20 +78,78 @@ class Watched:
         return choice
 
 
-def choices(config: Config, path: Path, seed: str) -> list[list[int]]:
+def choices(config: Config, path: Path, name: str, seed: str) -> list[list[int]]:
     """The decisions of a game that the model in a file plays against itself."""
-    watched = Watched(model_policy("policy_only", config, path))
+    watched = Watched(model_policy(name, config, path))
     with pytest.raises(Enough):
         Arena(config).play([watched] * config.players, ("tests", seed))
     return watched.choices
 
 
+@pytest.mark.parametrize("name", ["policy_only", "mcts:3"])
 @pytest.mark.parametrize("key", ["square8_2p", "square19_2p", "hex8_4p", "hexagonal_3p"])
-def test_it_plays_legally_and_repeatably_on_every_board(key: str, models: Models) -> None:
+def test_it_plays_legally_and_repeatably_on_every_board(key: str, name: str, models: Models) -> None:
     config = parse_config(key)
-    played = choices(config, models(key), "one")
-    assert played == choices(config, models(key), "one")
-    assert played != choices(config, models(key), "other")
+    played = choices(config, models(key), name, "one")
+    assert played == choices(config, models(key), name, "one")
+    if name == "policy_only":
+        assert played != choices(config, models(key), name, "other")
+
+
+def test_a_search_visits_as_often_as_its_budget_says(models: Models) -> None:
+    config = parse_config("square8_3p")
+    policy = model_policy("mcts:20", config, models("square8_3p"))
+    counted: list[int] = []
+
+    def choose(position: Position, moves: LegalMoves, generator: Generator) -> Choice:
+        choice = policy(position, moves, generator)
+        assert choice.visits is not None
+        assert choice.visits[choice.index] == choice.visits.max()
+        counted.append(int(choice.visits.sum()))
+        if len(counted) == 5:
+            raise Enough
+        return choice
+
+    with pytest.raises(Enough):
+        Arena(config).play([choose] * 3, ("tests", "visits"))
+    assert counted == [20] * 5
+
+
+class Fixed:
+    """A judge that is of no opinion about moves and thinks that all players are as good."""
+
+    def __call__(self, position: Position, earlier: Sequence[Position]) -> Judgement:
+        return Judgement(np.zeros(7000, np.float32), np.zeros(int(position.players), np.float32))
+
+
+def wins(config: Config, position: Position, moves: LegalMoves, index: int) -> bool:
+    """Whether a move, with the forced moves that follow it, ends the game in favour of who makes it."""
+    tables, after, (rows, cells) = topology(config.board), blank_position(), buffers(config.board)
+    copy_position(position, after)
+    play(tables, after, moves.rows[index], moves.cells)
+    while list_moves(tables, after, rows, cells) == 1:
+        play(tables, after, rows[0], cells)
+    return after.status != ACTIVE and after.winner == position.player
+
+
+def test_a_search_finds_a_move_that_wins_at_once() -> None:
+    config = parse_config("square8_2p")
+    search, chooser = NetworkSearch(config, Fixed(), 300), POLICIES["random"](config, None)  # type: ignore[arg-type]
+    checked: list[bool] = []
+
+    def choose(position: Position, moves: LegalMoves, generator: Generator) -> Choice:
+        if position.eliminated[position.player] * 2 > position.victory_threshold and len(moves.rows) <= 30:
+            winning = [index for index in range(len(moves.rows)) if wins(config, position, moves, index)]
+            if 0 < len(winning) < len(moves.rows):
+                choice = search(position, moves, generator)
+                checked.append(choice.index in winning)
+                return choice
+        return chooser(position, moves, generator)
+
+    for number in range(10):
+        Arena(config).play([choose] * 2, ("tests", "win", number))
+    assert len(checked) >= 3
+    assert all(checked)
 
 
 def test_a_single_legal_move_is_chosen_without_the_network(models: Models) -> None:
@@ -130,9 +195,9 @@ def test_weights_that_do_not_fit_the_network_are_refused(tmp_path: Path) -> None
         load_network(parse_config("square8_2p"), tmp_path / "model.pth")
 
 
-@pytest.mark.parametrize("name", ["heuristic", "mcts:4", "", "policy"])
+@pytest.mark.parametrize("name", ["heuristic", "mcts", "mcts:0", "mcts:x", "mcts:10000", "", "policy_only:3"])
 def test_an_ai_that_plays_without_a_model_is_refused(name: str, models: Models) -> None:
-    with pytest.raises(UnplayableModel, match="does not play with a model: policy_only"):
+    with pytest.raises(UnplayableModel, match="does not play with a model: policy_only and mcts:N"):
         model_policy(name, parse_config("square8_2p"), models("square8_2p"))
 
 
@@ -150,9 +215,9 @@ def test_moves_that_share_an_entry_of_the_policy_share_what_it_is_worth() -> Non
             row(MoveType.SWAP_SIDES),
         ]
     )
-    worth = shares(config, LegalMoves(rows, np.zeros(0, np.int64)), np.zeros(4500, np.float32))
+    worth = shares(config, LegalMoves(rows, np.zeros(0, np.int64)), np.zeros(4500, np.float32), 1.0)
     assert worth.tolist() == [1.0, 0.5, 0.5, 0.0]
-    assert shares(config, LegalMoves(rows[3:], np.zeros(0, np.int64)), np.zeros(4500, np.float32)).tolist() == [1.0]
+    assert shares(config, LegalMoves(rows[3:], np.zeros(0, np.int64)), np.zeros(4500, np.float32), 1.0).tolist() == [1.0]
 
 
 def test_the_likeliest_move_is_worth_most() -> None:
