@@ -28,12 +28,12 @@ MAX_KEY_CHARACTERS: Final = 1024
 MAX_ARGUMENTS: Final = 8
 """Of any constructor."""
 WORK_PER_BYTE: Final = 4
-WORK_AT_LEAST: Final = 1 << 20
+WORK_AT_LEAST: Final = 4 << 20
 """The budget of a stream is WORK_PER_BYTE for each of its bytes, and WORK_AT_LEAST."""
 _CALL_WORK: Final = 32
-_PAIR_WORK: Final = 16
-"""Of a pair that becomes an entry of an OrderedDict, which needs about 100 bytes."""
-_INTEGER_KEY_WORK: Final = 512
+_ITEM_WORK: Final = 16
+"""Of an item of a list or tuple among the arguments: an entry of an OrderedDict needs about 100 bytes."""
+_INTEGER_KEY_WORK: Final = 1024
 """Integers have hashes that anybody can predict: keys that collide take time in proportion to their number."""
 _SHOWN: Final = 80
 _CONTAINERS: Final = (list, tuple, dict)
@@ -302,7 +302,7 @@ def _set(target: dict[Any, Any], key: object, value: object) -> None:
 def _work(arguments: tuple[Any, ...]) -> int:
     """What a call costs: its result may be as large as its arguments, which the stream need not repeat."""
     texts = sum(len(value) for value in arguments if type(value) in (str, bytes))
-    return _CALL_WORK + texts + _PAIR_WORK * sum(len(value) for value in arguments if type(value) is list)
+    return _CALL_WORK + texts + _ITEM_WORK * sum(len(value) for value in arguments if type(value) in (list, tuple))
 
 
 class _Machine:
