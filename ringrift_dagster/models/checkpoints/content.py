@@ -25,7 +25,8 @@ class Tensor:
 class Content:
     """The tensors of the model by name, in the file's order, and the metadata stored beside them.
 
-    `other_tensors` counts those that are not of the model, e.g. the optimizer's. `metadata` are plain JSON values.
+    `other_tensors` counts those that are not of the model, e.g. the optimizer's. `metadata` are
+    what the file has; see `metadata.plain_metadata`.
     """
 
     format: str

@@ -6,7 +6,6 @@ agree. Nothing is taken from the file's name. Whether the file fits a config and
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -16,6 +15,7 @@ from typing import Any, Final
 from ringrift_dagster.datasets.encoders import BOARD_FACTS
 from ringrift_dagster.games.config import BOARD_ALIASES, BOARDS, PLAYER_COUNTS, Config
 from ringrift_dagster.models.checkpoints.content import Content, Tensor
+from ringrift_dagster.models.checkpoints.metadata import parse_json, plain_metadata
 from ringrift_dagster.models.checkpoints.refusals import CheckpointRefused
 from ringrift_dagster.models.checkpoints.source import Source, hashed, open_source
 
@@ -23,6 +23,8 @@ METADATA_NAME: Final = "ringrift"
 """The entry of a safetensors or ONNX file's metadata that has, as JSON, what `_versioning_metadata` has in a torch file."""
 ENCODERS: Final = {(False, 56): "square_v2", (True, 64): "hex_v3", (True, 40): "hex_v2"}
 """Encoder by whether the board is hexagonal and by the planes of the network's input."""
+MAX_COUNT: Final = 1 << 53
+"""Of elements: up to here JSON numbers are exact in every reader."""
 
 _BUFFERS: Final = (".running_mean", ".running_var", ".num_batches_tracked")
 _POLICY: Final = re.compile(r"policy_fc([0-9]{1,2})\.weight")
@@ -37,6 +39,7 @@ class Checkpoint:
 
     `parameters` counts the elements of all weights but the running statistics of normalisation. `config` is None unless board and
     number of players are known; RingRift's hexagonal networks with a spatial policy have another `policy_size` than training sets.
+    Every value can be written as JSON, and every text but those in `metadata` can be printed to a terminal.
     """
 
     format: str
@@ -72,7 +75,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def describe(content: Content, sha256: str, size: int) -> Checkpoint:
-    """What a file's content says. Raises CheckpointRefused with `metadata_mismatch`."""
+    """What a file's content says. Raises CheckpointRefused (`metadata_mismatch`, `corrupt_header`, `too_deep`, `too_large`)."""
     metadata = _metadata(content)
     claims = metadata.get("config")
     claims = {**metadata, **{name: value for name, value in claims.items() if value}} if isinstance(claims, dict) else metadata
@@ -82,13 +85,16 @@ def describe(content: Content, sha256: str, size: int) -> Checkpoint:
     policy_size = _agreed("policy_size", _count(claims, "policy_size"), shapes.policy_size)
     players = _agreed("num_players", _count(claims, "num_players"), shapes.players)
     board = _board(_text(claims, "board_type"), policy_size)
+    parameters = sum(tensor.elements for name, tensor in content.tensors.items() if not name.endswith(_BUFFERS))
+    if parameters > MAX_COUNT:
+        raise CheckpointRefused("too_large", f"{parameters} parameters")
     known = board is not None and players in PLAYER_COUNTS
     return Checkpoint(
         format=content.format,
         sha256=sha256,
         bytes=size,
         tensors=len(content.tensors),
-        parameters=sum(tensor.elements for name, tensor in content.tensors.items() if not name.endswith(_BUFFERS)),
+        parameters=parameters,
         other_tensors=content.other_tensors,
         config=Config(board, players).key if known else None,  # type: ignore[arg-type]
         board=board,
@@ -147,17 +153,11 @@ def _rows(tensors: Mapping[str, Tensor], pattern: re.Pattern[str]) -> int | None
     return shape[0] if len(shape) == 2 else None
 
 
-def _metadata(content: Content) -> Mapping[str, Any]:
+def _metadata(content: Content) -> dict[str, Any]:
     text = content.metadata.get(METADATA_NAME)
     if not isinstance(text, str):
-        return content.metadata
-    try:
-        metadata = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointRefused("corrupt_header", f"the metadata {METADATA_NAME!r} are no JSON") from error
-    if not isinstance(metadata, dict):
-        raise CheckpointRefused("corrupt_header", f"the metadata {METADATA_NAME!r} are no JSON object")
-    return metadata
+        return plain_metadata(dict(content.metadata))
+    return plain_metadata(parse_json(text, f"the metadata {METADATA_NAME!r}"))
 
 
 def _agreed(name: str, claimed: int | None, actual: int | None) -> int | None:
@@ -173,8 +173,11 @@ def _count(values: Mapping[str, Any], name: str) -> int | None:
 
 
 def _text(values: Mapping[str, Any], name: str) -> str | None:
+    """The beginning of a text, with a replacement for every character that a terminal might obey."""
     value = values.get(name)
-    return value[:200] if isinstance(value, str) and value else None
+    if not isinstance(value, str) or not value:
+        return None
+    return "".join(character if character.isprintable() else "\ufffd" for character in value[:200])
 
 
 def _board(name: str | None, policy_size: int | None) -> str | None:

@@ -15,8 +15,11 @@ from ringrift_dagster.models.checkpoints.content import Content, Tensor
 from ringrift_dagster.models.checkpoints.refusals import CheckpointRefused
 from ringrift_dagster.models.checkpoints.source import Source
 
-MAX_FIELDS: Final = 2_000_000
+MAX_FIELDS: Final = 100_000
+"""Of all messages that are read; the elements of a tensor's values are none."""
 MAX_TEXT_BYTES: Final = 1 << 16
+MAX_TOTAL_TEXT_BYTES: Final = 16 << 20
+MAX_ELEMENTS: Final = 1 << 53
 MAX_DEPTH: Final = 16
 MAX_DIMENSIONS: Final = 16
 DOMAINS: Final = frozenset({"", "ai.onnx"})
@@ -50,11 +53,12 @@ class _Field:
 
 
 class _Reader:
-    """Fields of messages, and how many of them may still be read."""
+    """Fields of messages and their texts, and how many of both may still be read."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
         self._left = MAX_FIELDS
+        self._text_left = MAX_TOTAL_TEXT_BYTES
         self._window = b""
         self._window_start = 0
 
@@ -84,6 +88,9 @@ class _Reader:
     def text(self, field: _Field) -> str:
         if field.wire != _BYTES or field.end - field.start > MAX_TEXT_BYTES:
             raise CheckpointRefused("corrupt_header", f"field {field.number} is no text of at most {MAX_TEXT_BYTES} bytes")
+        self._text_left -= field.end - field.start
+        if self._text_left < 0:
+            raise CheckpointRefused("too_large", f"names and metadata of more than {MAX_TOTAL_TEXT_BYTES} bytes")
         try:
             return self._source.read(field.start, field.end - field.start).decode("utf-8")
         except UnicodeDecodeError as error:
@@ -198,6 +205,8 @@ def _tensor(reader: _Reader, field: _Field) -> tuple[str, Tensor]:
     for part in reader.fields(field.start, field.end):
         if part.number == 1:
             shape += reader.integers(part)
+            if len(shape) > MAX_DIMENSIONS:
+                raise CheckpointRefused("too_large", f"a tensor of more than {MAX_DIMENSIONS} dimensions")
         elif part.number == 2:
             kind = part.integer
         elif part.number == 8:
@@ -206,8 +215,10 @@ def _tensor(reader: _Reader, field: _Field) -> tuple[str, Tensor]:
             raw = part.end - part.start
         elif part.number == 13 or (part.number == 14 and part.integer):
             raise CheckpointRefused("external_data", "a tensor's values are in another file")
-    if kind not in _TYPES or len(shape) > MAX_DIMENSIONS or any(size >= 1 << 48 for size in shape):
-        raise CheckpointRefused("corrupt_header", f"tensor {name[:60]!r} has type {kind} and shape {tuple(shape)[:20]}")
+    if kind not in _TYPES or any(size >= 1 << 48 for size in shape):
+        raise CheckpointRefused("corrupt_header", f"tensor {name[:60]!r} has type {kind} and shape {tuple(shape)}")
+    if prod(shape) > MAX_ELEMENTS:
+        raise CheckpointRefused("too_large", f"tensor {name[:60]!r} has shape {tuple(shape)}")
     dtype, size = _TYPES[kind]
     if raw is not None and raw != prod(shape) * size:
         raise CheckpointRefused("corrupt_header", f"tensor {name[:60]!r} of shape {tuple(shape)} has {raw} bytes")

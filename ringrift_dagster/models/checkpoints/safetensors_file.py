@@ -5,11 +5,11 @@ https://github.com/huggingface/safetensors#format: offsets are contiguous, so th
 
 from __future__ import annotations
 
-import json
 from math import prod
 from typing import Any, Final
 
 from ringrift_dagster.models.checkpoints.content import Content, Tensor
+from ringrift_dagster.models.checkpoints.metadata import parse_json
 from ringrift_dagster.models.checkpoints.refusals import CheckpointRefused
 from ringrift_dagster.models.checkpoints.source import Source
 
@@ -43,11 +43,10 @@ def read_safetensors(source: Source) -> Content:
     if length > MAX_HEADER_BYTES:
         raise CheckpointRefused("too_large", f"a header of {length} bytes; at most {MAX_HEADER_BYTES} are read")
     try:
-        header = json.loads(source.read(8, length).decode("utf-8"), object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointRefused("corrupt_header", f"the header is no JSON object: {str(error)[:100]}") from error
-    if type(header) is not dict:
-        raise CheckpointRefused("corrupt_header", "the header is no JSON object")
+        text = source.read(8, length).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CheckpointRefused("corrupt_header", "the header is not UTF-8") from error
+    header = parse_json(text, "the header", _unique)
     metadata = header.pop(METADATA_KEY, {})
     if type(metadata) is not dict or not all(type(value) is str for value in metadata.values()):
         raise CheckpointRefused("corrupt_header", "the metadata are not texts by name")
@@ -81,13 +80,13 @@ def _tensor(name: str, entry: Any) -> tuple[Tensor, tuple[int, int]]:
         dtype, size = _TYPES[entry["dtype"]]
         shape, (first, last) = tuple(entry["shape"]), entry["data_offsets"]
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointRefused("corrupt_header", f"tensor {name[:60]!r} is described by {str(entry)[:100]}") from error
+        raise CheckpointRefused("corrupt_header", f"tensor {name[:60]!r} has no dtype, shape and data_offsets") from error
     if (
         len(entry) != 3
         or len(shape) > MAX_DIMENSIONS
         or not all(type(n) is int and 0 <= n < 1 << 48 for n in (*shape, first, last))
     ):
-        raise CheckpointRefused("corrupt_header", f"tensor {name[:60]!r} is described by {str(entry)[:100]}")
+        raise CheckpointRefused("corrupt_header", f"tensor {name[:60]!r} has a shape or data_offsets that no tensor has")
     if last - first != prod(shape) * size:
         raise CheckpointRefused("corrupt_header", f"tensor {name[:60]!r} of shape {shape} has {last - first} bytes")
     return Tensor(dtype, shape), (first, last)

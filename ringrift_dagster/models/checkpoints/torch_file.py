@@ -18,8 +18,6 @@ from ringrift_dagster.models.checkpoints.stored_zip import Entry, check_crc, rea
 
 MAX_PICKLE_BYTES: Final = 2 << 20
 """RingRift's largest networks need about 100 KB with the optimizer's state."""
-MAX_METADATA_VALUES: Final = 10_000
-MAX_METADATA_TEXT: Final = 4096
 WEIGHT_KEYS: Final = ("model_state_dict", "state_dict", "model", "net", "best_state")
 """Where RingRift's checkpoints, old and new, have their weights. A dictionary of nothing but tensors is weights itself."""
 METADATA_KEY: Final = "_versioning_metadata"
@@ -118,7 +116,7 @@ def _content(format_name: str, value: Any) -> Content:
     return Content(
         format_name,
         {name: Tensor(tensor.storage.dtype, tensor.shape) for name, tensor in weights.items()},
-        _Plain().of(metadata) if type(metadata) is dict else {},
+        metadata if type(metadata) is dict else {},
         len(everything - set(map(id, weights.values()))),
     )
 
@@ -150,24 +148,3 @@ def _tensors(value: Any) -> Iterator[TensorRef]:
             pending.extend(current.values())
         elif type(current) in (list, tuple):
             pending.extend(current)
-
-
-class _Plain:
-    """Conversion to plain JSON values, in which shared values are repeated: so their number is bounded."""
-
-    def __init__(self) -> None:
-        self._left = MAX_METADATA_VALUES
-
-    def of(self, value: Any) -> Any:
-        self._left -= 1
-        if self._left < 0:
-            raise CheckpointRefused("too_large", f"metadata of more than {MAX_METADATA_VALUES} values")
-        if type(value) is dict:
-            return {str(key)[:MAX_METADATA_TEXT]: self.of(entry) for key, entry in value.items()}
-        if type(value) in (list, tuple):
-            return [self.of(entry) for entry in value]
-        if type(value) is str:
-            return value[:MAX_METADATA_TEXT]
-        if value is None or type(value) in (bool, int, float):
-            return value
-        return f"({type(value).__name__})"

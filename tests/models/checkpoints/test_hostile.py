@@ -342,7 +342,7 @@ HOSTILE: dict[str, tuple[str, Callable[[], bytes]]] = {
     "more than a legacy file": ("corrupt_tensor", lambda: good("legacy_square8_2p") + b"x"),
     "a header without an end": ("too_large", lambda: struct.pack("<Q", 3 << 20) + b"{" * (4 << 20)),
     "a header that is no object": ("corrupt_header", lambda: header(b"{]")),
-    "a deep header": ("corrupt_header", lambda: header(b'{"a":' + b"[" * 100_000 + b"}")),
+    "a deep header": ("too_deep", lambda: header(b'{"a":' + b"[" * 100_000 + b"}")),
     "a name twice in a header": ("corrupt_header", lambda: header(b'{"a":1,"a":2}')),
     "tensors that overlap": (
         "corrupt_header",
