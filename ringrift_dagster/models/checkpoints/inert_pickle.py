@@ -1,7 +1,8 @@
 """The pickles of torch files as plain values. Nothing that a stream names is imported, looked up or called.
 
 An allow-list: opcodes that build plain values, and the constructors in `_CONSTRUCTORS`, each replaced by a function of this module
-that checks its arguments. Time and memory are proportional to the length of the stream, which the caller bounds.
+that checks its arguments. Time and memory are proportional to the length of the stream, which the caller bounds: work on shared
+values is paid from a budget (`_Machine._spend`), and so are keys whose hashes a stream can choose.
 
 Results consist of None, bool, int, float, str, bytes, list, tuple, dict, `Dtype`, `StorageRef` and `TensorRef`.
 """
@@ -9,7 +10,7 @@ Results consist of None, bool, int, float, str, bytes, list, tuple, dict, `Dtype
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Final
@@ -22,7 +23,20 @@ MAX_DIMENSIONS: Final = 16
 MAX_TEXT_BYTES: Final = 1 << 20
 MAX_INTEGER_BYTES: Final = 16
 MAX_ELEMENTS: Final = 1 << 40
+MAX_KEY_CHARACTERS: Final = 1024
+"""Of the name of an entry or a storage: equal names are compared in full whenever one is set again."""
+MAX_ARGUMENTS: Final = 8
+"""Of any constructor."""
+WORK_PER_BYTE: Final = 4
+WORK_AT_LEAST: Final = 4 << 20
+"""The budget of a stream is WORK_PER_BYTE for each of its bytes, and WORK_AT_LEAST."""
+_CALL_WORK: Final = 32
+_ITEM_WORK: Final = 16
+"""Of an item of a list or tuple among the arguments: an entry of an OrderedDict needs about 100 bytes."""
+_INTEGER_KEY_WORK: Final = 1024
+"""Integers have hashes that anybody can predict: keys that collide take time in proportion to their number."""
 _SHOWN: Final = 80
+_CONTAINERS: Final = (list, tuple, dict)
 
 ITEM_BYTES: Final = {
     "float64": 8,
@@ -118,6 +132,8 @@ class _Mark:
 
 
 _MARK: Final = _Mark()
+_NOTHING: Final = _Mark()
+"""Stands in the memo where nothing has been put."""
 
 
 @dataclass(frozen=True)
@@ -206,6 +222,8 @@ def _ordered_dict(arguments: tuple[Any, ...]) -> dict[Any, Any]:
         raise _refused("forbidden_call", "OrderedDict takes nothing, or a list of pairs")
     result: dict[Any, Any] = {}
     for key, value in pairs:
+        if type(key) is not str:
+            raise _refused("forbidden_call", f"OrderedDict takes pairs of a name and a value, not of a {type(key).__name__}")
         _set(result, key, value)
     return result
 
@@ -276,7 +294,15 @@ _CONSTRUCTORS: Final[dict[str, Any]] = {
 def _set(target: dict[Any, Any], key: object, value: object) -> None:
     if type(key) not in (str, int):  # to hash a tuple would recurse as deep as it is nested
         raise _refused("forbidden_call", f"a {type(key).__name__} as the key of a dictionary")
+    if type(key) is str and len(key) > MAX_KEY_CHARACTERS:
+        raise _refused("too_large", f"a key of {len(key)} characters")
     target[key] = value
+
+
+def _work(arguments: tuple[Any, ...]) -> int:
+    """What a call costs: its result may be as large as its arguments, which the stream need not repeat."""
+    texts = sum(len(value) for value in arguments if type(value) in (str, bytes))
+    return _CALL_WORK + texts + _ITEM_WORK * sum(len(value) for value in arguments if type(value) in (list, tuple))
 
 
 class _Machine:
@@ -286,7 +312,9 @@ class _Machine:
         self._data = data
         self.position = position
         self._stack: list[Any] = []
-        self._memo: dict[int, Any] = {}
+        self._memo: list[Any] = []
+        self._memoized = 0
+        self._budget = WORK_AT_LEAST + WORK_PER_BYTE * (len(data) - position)
         self.storages: dict[str, StorageRef] = {}
 
     def run(self) -> Any:
@@ -298,6 +326,12 @@ class _Machine:
             if action is None:
                 raise _refused("forbidden_opcode", f"opcode 0x{opcode:02x} at {self.position - 1}")
             action(self)
+
+    def _spend(self, work: int) -> None:
+        """Account for work that the length of the opcode does not bound. Raises CheckpointRefused with `too_large`."""
+        self._budget -= work
+        if self._budget < 0:
+            raise _refused("too_large", "a pickle whose values are far larger than the pickle")
 
     def _end(self) -> Any:
         value = self._pop()
@@ -416,20 +450,30 @@ class _Machine:
         target = self._top()
         if type(target) is not dict or len(values) % 2:
             raise _refused("corrupt_pickle", "something is set in no dictionary")
+        self._spend(_INTEGER_KEY_WORK * sum(type(key) is int for key in values[::2]))
         for key, value in zip(values[::2], values[1::2], strict=True):
             _set(target, key, value)
 
     def put(self, form: str) -> None:
-        self._memo[self._number(form)] = self._top()
+        self._put(self._number(form))
 
     def memoize(self) -> None:
-        self._memo[len(self._memo)] = self._top()
+        self._put(self._memoized)
+
+    def _put(self, index: int) -> None:
+        value = self._top()
+        if index >= len(self._data):
+            raise _refused("corrupt_pickle", "a value is numbered beyond all that the stream can have")
+        if index >= len(self._memo):
+            self._memo.extend([_NOTHING] * (index + 1 - len(self._memo)))
+        self._memoized += self._memo[index] is _NOTHING
+        self._memo[index] = value
 
     def get(self, form: str) -> None:
-        try:
-            self._stack.append(self._memo[self._number(form)])
-        except KeyError as error:
-            raise _refused("corrupt_pickle", "a value is referred to that is not there") from error
+        index = self._number(form)
+        if index >= len(self._memo) or self._memo[index] is _NOTHING:
+            raise _refused("corrupt_pickle", "a value is referred to that is not there")
+        self._stack.append(self._memo[index])
 
     def name_lines(self) -> None:
         self._name(self._line(), self._line())
@@ -450,6 +494,9 @@ class _Machine:
         arguments, constructor = self._pop(), self._pop()
         if type(constructor) is not _Constructor or type(arguments) is not tuple:
             raise _refused("forbidden_call", "something other than a constructor is called")
+        if len(arguments) > MAX_ARGUMENTS:
+            raise _refused("forbidden_call", f"{constructor.name} is called with {len(arguments)} arguments")
+        self._spend(_work(arguments))
         self._stack.append(constructor.call(arguments))
 
     def build(self) -> None:
@@ -469,6 +516,8 @@ class _Machine:
         _, kind, key, device, elements = value[:5]
         if type(kind) is not _StorageType or type(key) is not str or type(device) is not str or not _is_count(elements):
             raise _refused("forbidden_call", "a persistent id that names no storage")
+        if len(key) > MAX_KEY_CHARACTERS:
+            raise _refused("too_large", f"a storage named with {len(key)} characters")
         storage = StorageRef(key, kind.dtype, elements)
         if self.storages.setdefault(key, storage) != storage:
             raise _refused("corrupt_tensor", f"storage {key[:_SHOWN]!r} has two types or lengths")
@@ -538,23 +587,22 @@ def _check_depth(value: object) -> None:
     while pending:
         current, finished = pending.pop()
         key = id(current)
-        children = _children(current)
         if finished:
-            depths[key] = 1 + max((depths.get(id(child), 0) for child in children), default=0)
+            depths[key] = 1 + max((depths.get(id(child), 0) for child in _children(current)), default=0)
             under_way.discard(key)
             if depths[key] > MAX_DEPTH:
                 raise _refused("too_deep", f"values are nested more than {MAX_DEPTH} deep")
-        elif children and key not in depths:
+        elif key not in depths:
             if key in under_way:
                 raise _refused("too_deep", "a value contains itself")
             under_way.add(key)
             pending.append((current, True))
-            pending.extend((child, False) for child in children if _children(child))
+            containers = {id(child): child for child in _children(current) if type(child) in _CONTAINERS and child}
+            pending.extend((child, False) for child in containers.values())
 
 
-def _children(value: object) -> list[Any]:
-    if type(value) in (list, tuple):
-        return list(value)  # type: ignore[call-overload]
+def _children(value: Any) -> Iterable[Any]:
+    """The values in a container, without a copy; keys contain nothing."""
     if type(value) is dict:
-        return [*value.keys(), *value.values()]
-    return []
+        return value.values()
+    return value if type(value) in _CONTAINERS else ()
