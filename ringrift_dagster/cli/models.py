@@ -404,9 +404,8 @@ def _publish(*, decided: bool) -> Publication:
         later = publication.manifest.models[config]
         promoted = _time(min(later.promoted_at, Date.LAST))
         raise BadNews(
-            f"{config} is published with a later promotion: {later.sha256[:12]} of {promoted}, which "
-            f"{log_path(home)} does not have; restore that file, or move {published_path(home)} away and run "
-            "`ringrift-data models publish`"
+            f"{config} is published with a later promotion: {later.sha256[:12]} of {promoted}, which {log_path(home)} lacks; "
+            f"restore that file, or move {published_path(home)} away and run `ringrift-data models publish`"
         )
     return publication
 
