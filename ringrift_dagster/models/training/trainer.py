@@ -72,6 +72,7 @@ class _Losses:
 
 def train(data: TrainingSet, options: Options, save_path: Path, progress: Progress) -> Checkpoint:
     """Train on `data` and write the checkpoint; returns what was written. Raises TrainingFailed and TrainingDataRefused."""
+    started = datetime.now(tz=UTC)
     _make_deterministic(options)
     seed = ("training", options.seed, data.config.key)
     network = ReferenceNetwork(data.config, options.sizes)
@@ -115,7 +116,8 @@ def train(data: TrainingSet, options: Options, save_path: Path, progress: Progre
             raise TrainingFailed(
                 f"the loss is no number any more in epoch {epoch}: lower --learning-rate ({options.learning_rate:g})"
             )
-    return save(network, save_path, data.sha256, _training_info(data, options, figures, len(training), len(held_out)))
+    info = {"started_at": started.isoformat(), **_training_info(data, options, figures, len(training), len(held_out))}
+    return save(network, save_path, data.sha256, info)
 
 
 def save(network: ReferenceNetwork, path: Path, training_data_sha256: str, training_info: Mapping[str, Any]) -> Checkpoint:
