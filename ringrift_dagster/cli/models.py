@@ -148,7 +148,7 @@ _STATES = {"promote": "former", "rollback": "former", "pin": "former", "unpin": 
 @click.argument("file", type=click.Path(path_type=Path))
 @one_config
 @click.option("--training-data", help="The NPZ that it was trained on: the file, or its SHA-256.")
-@click.option("--training-began", type=Date(), help="When training began, e.g. 2026-11-30T12:00:00+00:00.")
+@click.option("--training-began", type=Date(), help="When training began, e.g. 2026-11-30T12:00:00+00:00 (a day: its end).")
 @click.option("--origin", type=TextType(), help="Where it comes from, for the record.  [default: the file]")
 @decided_by
 @as_json
@@ -239,6 +239,7 @@ def evaluate(candidate: str, against: str, config: Config, blocks: int | None, w
     An incumbent is left out while the config has none. What an interruption loses is played again with the same result.
     """
     from ringrift_dagster.ai.workers import WorkerLost, default_workers
+    from ringrift_dagster.games.database import DatabaseUnreadable
     from ringrift_dagster.games.recording import RecordingError
     from ringrift_dagster.models.evaluation.matches import UnknownParticipant
     from ringrift_dagster.models.evaluation.store import ConflictingEvidence
@@ -268,7 +269,7 @@ def evaluate(candidate: str, against: str, config: Config, blocks: int | None, w
             )
     except (NothingToDo, UnknownParticipant) as error:
         raise click.UsageError(str(error)) from error
-    except (RecordingError, ConflictingEvidence, WorkerLost) as error:
+    except (RecordingError, DatabaseUnreadable, ConflictingEvidence, WorkerLost) as error:
         raise BadNews(f"{error}; what was played before counts: run this again") from error
     assessment = _assess(chosen.sha256, config)
     if json_output:
@@ -297,7 +298,7 @@ def decide(candidate: str, config: Config | None, dry_run: bool, who: str, json_
     if not dry_run:
         with _refusals():
             entry = record(Home.from_env(), assessment, who)
-        _publish(decided=True)
+        _publish(decided=entry is not None)
     promoted = assessment.decision.verdict == "promote"
     if json_output:
         print_json({"recorded": entry and entry.id, **assessment.to_dict()})
@@ -488,7 +489,7 @@ def _assess(prefix: str, config: Config | None) -> Assessment:
     try:
         return assess(home, candidate, rules=_rules(home, parse_config(candidate.config)))
     except CorruptStore as error:
-        raise BadNews(f"whether evaluation games are in the training data cannot be told: {error}") from error
+        raise BadNews(f"whether evaluation games are among the canonical games cannot be determined: {error}") from error
 
 
 def _history(config: str, sha256: str) -> list[Entry]:

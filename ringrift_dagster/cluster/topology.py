@@ -122,7 +122,7 @@ class PromotionLimits(Section):
     in normalised Elo. The floors are shares of a game, by number of players.
     """
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", validate_default=True)
 
     elo0: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] = 0.0
     elo1: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] = 30.0

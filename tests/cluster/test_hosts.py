@@ -597,6 +597,8 @@ def test_the_default_file_is_in_the_home(monkeypatch: pytest.MonkeyPatch, tmp_pa
     ("section", "problem"),
     [
         ("{elo0: 10, elo1: 5}", "must be above elo0 (10)"),
+        ("{elo0: 50}", "must be above elo0 (50)"),
+        ("{min_blocks: 6000}", "must be at least min_blocks (6000)"),
         ("{min_blocks: 5}", "greater than or equal to 10"),
         ("{min_blocks: 100, max_blocks: 50}", "must be at least min_blocks (100)"),
         ("{random_floor: {2p: 0.7}}", "must have a floor for 2p, 3p and 4p"),

@@ -140,13 +140,10 @@ def test_without_candidates_the_run_says_how_to_register_one(run: Run, trained: 
 
 def test_the_sensor_asks_for_one_run_for_each_new_set_of_candidates(make: Make, home: Home, instance: dg.DagsterInstance) -> None:
     def tick(cursor: str | None) -> dg.SensorResult:
-        context = dg.build_sensor_context(instance=instance, cursor=cursor, resources={"home": _resource(home)})
-        result = new_candidates_sensor(context)
-        assert isinstance(result, dg.SensorResult)
-        return result
+        return _tick(home, instance, cursor)
 
     nothing = tick(None)
-    assert (nothing.run_requests, nothing.skip_reason) == ([], dg.SkipReason("no new candidates (0 are registered)"))
+    assert (nothing.run_requests, nothing.skip_reason) == ([], dg.SkipReason("no new candidates or decisions (0 are registered)"))
     make(1)
     first = tick(nothing.cursor)
     assert [request.partition_key for request in first.run_requests or []] == [CONFIG]
@@ -155,6 +152,26 @@ def test_the_sensor_asks_for_one_run_for_each_new_set_of_candidates(make: Make, 
     second = tick(first.cursor)
     assert [request.partition_key for request in second.run_requests or []] == [CONFIG]
     assert (first.run_requests or [])[0].run_key != (second.run_requests or [])[0].run_key
+
+
+def test_a_decision_at_a_prompt_asks_for_a_run_too(run: Run, make: Make, home: Home, instance: dg.DagsterInstance) -> None:
+    candidate = make(1)
+    first = _tick(home, instance, None)
+    assert run(JOB, CONFIG).success
+    second = _tick(home, instance, first.cursor)
+    assert [request.partition_key for request in second.run_requests or []] == [CONFIG]
+    with DecisionLog(log_path(home)) as log:
+        log.append(CONFIG, "rollback", candidate.sha256, who="anna", why="test", expected=candidate.sha256)
+    third = _tick(home, instance, second.cursor)
+    assert [request.partition_key for request in third.run_requests or []] == [CONFIG]
+    assert _tick(home, instance, third.cursor).run_requests == []
+
+
+def _tick(home: Home, instance: dg.DagsterInstance, cursor: str | None) -> dg.SensorResult:
+    context = dg.build_sensor_context(instance=instance, cursor=cursor, resources={"home": _resource(home)})
+    result = new_candidates_sensor(context)
+    assert isinstance(result, dg.SensorResult)
+    return result
 
 
 def _resource(home: Home):  # type: ignore[no-untyped-def]

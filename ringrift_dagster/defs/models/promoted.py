@@ -24,8 +24,10 @@ from ringrift_dagster.models.promotion.promoting import (
     published_path,
     record,
 )
-from ringrift_dagster.models.publishing.published_set import check_set
+from ringrift_dagster.models.publishing.names import SUFFIX, model_names
+from ringrift_dagster.models.publishing.published_set import MANIFEST, check_set
 from ringrift_dagster.models.publishing.reasons import PublishingRefused
+from ringrift_dagster.models.publishing.signature import configured_verifier
 
 NAME = "promoted_models"
 CHECKS = {
@@ -91,9 +93,9 @@ def promoted_models(
         return
     try:
         publish_current(home.home)
-        findings = [
-            str(finding) for finding in check_set(published_path(home.home)) if config in finding.text or config in finding.name
-        ]
+        stems = (MANIFEST, *(name.removesuffix(SUFFIX) for name in model_names(config)))
+        checked = check_set(published_path(home.home), configured_verifier())
+        findings = [str(finding) for finding in checked if finding.name.startswith(stems)]
     except PublishingRefused as error:
         raise dg.Failure(f"the decision stands, but is not published: {error}") from error
     context.log.info(_ship(plane, current))
@@ -145,7 +147,7 @@ def _decide(context: dg.AssetExecutionContext, home: Home, plane: PlaneResource)
         context.log.warning(str(error))
     except CorruptStore as error:
         raise dg.Failure(
-            f"whether evaluation games are in the training data cannot be told: {error}", allow_retries=False
+            f"whether evaluation games are among the canonical games is unknown: {error}", allow_retries=False
         ) from error
     return assessments
 

@@ -1,8 +1,8 @@
 """The decision on a candidate: promote it, refuse it, or go on collecting evidence. Pure: evidence in, decision out.
 
 A candidate is promoted when all hold: it is a readable model of its config whose training data are known and were not stale; no
-evaluation game is among them; a sequential test says that it is stronger than the incumbent; and against the fixed baselines, each
-in a sample of fixed size, it is above a floor. What is missing is never in its favour.
+evaluation game is among the canonical games of the config; a sequential test says that it is stronger than the incumbent; and
+against the fixed baselines, each in a sample of fixed size, it is above a floor. What is missing is never in its favour.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Verdict = Literal["promote", "refuse", "continue"]
 
 REASONS: Final = {
     "unfit": "The candidate's file, config, encoder or provenance does not qualify it.",
-    "contaminated": "Evaluation games are among the games of its training data.",
+    "contaminated": "Evaluation games are among the canonical games of the config.",
     "already_current": "The candidate is the incumbent.",
     "not_stronger": "The sequential test says that the candidate is not stronger than the incumbent by enough.",
     "below_floor": "The candidate does not reach a floor against a baseline.",
@@ -60,7 +60,7 @@ class PromotionRules:
     hypotheses: Hypotheses = field(default_factory=lambda: Hypotheses(0.0, 30.0))
     min_blocks: int = 40
     max_blocks: int = 5000
-    floor_blocks: int = 40
+    floor_blocks: int = 100
     floor_alpha: float = 0.05
     max_age: float = 30 * 86400.0
     max_data_age: float = 48 * 3600.0

@@ -46,7 +46,7 @@ class NothingToDo(ValueError):
 
 @dataclass(frozen=True)
 class Assessment:
-    """A candidate, everything known about it, and the decision that follows. `current` is the model it was compared with."""
+    """A candidate, everything known about it, and the decision that follows; `current` is the model that was current then."""
 
     qualification: Qualification
     current: str | None
