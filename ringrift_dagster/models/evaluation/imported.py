@@ -239,7 +239,7 @@ def _summed(
             wins=counts["won"],
             defeats=counts["lost"],
             draws=counts["drawn"],
-            lacks=_lacks(hash=model in hashes, config=config, at=newest.get((model, opponent, config))),
+            lacks=_lacks(hashed=model in hashes, config=config, at=newest.get((model, opponent, config))),
             sha256=hashes.get(model),
             elo=ratings.get((model, config)),
             at=newest.get((model, opponent, config)),
@@ -345,7 +345,7 @@ def _count(values: object, names: Sequence[str]) -> int | None:
 def _lacks(
     *,
     config: str | None,
-    hash: bool = False,
+    hashed: bool = False,
     at: float | None = None,
     opponent: bool = True,
     results: bool = True,
@@ -353,7 +353,7 @@ def _lacks(
 ) -> tuple[str, ...]:
     """The codes of what is not there, in the order of LACKS."""
     absent = {
-        "no_hash": not hash,
+        "no_hash": not hashed,
         "no_config": config is None,
         "no_opponent": not opponent,
         "no_results": not results,
