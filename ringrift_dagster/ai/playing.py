@@ -118,7 +118,8 @@ class _Earlier:
 
     def choose(self, policy: Policy, position: Position, legal: LegalMoves, generator: Generator) -> Choice:
         if isinstance(policy, HistoryPolicy):
-            return policy(position, legal, generator, tuple(islice(self._positions, policy.history)))
+            seeing: HistoryPolicy = policy
+            return seeing(position, legal, generator, tuple(islice(self._positions, seeing.history)))
         return policy(position, legal, generator)
 
     def keep(self, position: Position) -> None:

@@ -119,7 +119,7 @@ class PromotionLimits(Section):
     """What a candidate has to show before it is promoted; see docs/models.md.
 
     Section `promotion`, the project's own. `elo0` and `elo1` are the hypotheses of the sequential test against the current model,
-    in normalised Elo. The floors are shares of a game, by number of players.
+    in normalised Elo. The floors are shares of a game, by number of players. Evaluation games count for `evidence_days`.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", validate_default=True)
@@ -132,7 +132,7 @@ class PromotionLimits(Section):
     max_blocks: Annotated[int, Field(ge=10, le=100_000)] = 5000
     floor_blocks: Annotated[int, Field(ge=10, le=100_000)] = 100
     floor_alpha: Alpha = 0.05
-    max_age_days: Annotated[float, Field(gt=0, le=3650, allow_inf_nan=False)] = 30.0
+    evidence_days: Annotated[float, Field(gt=0, le=3650, allow_inf_nan=False)] = 30.0
     random_floor: Floors = Field(default_factory=lambda: {"2p": 0.75, "3p": 0.6, "4p": 0.5})
     heuristic_floor: Floors = Field(default_factory=lambda: {"2p": 1 / 2, "3p": 1 / 3, "4p": 1 / 4})
 

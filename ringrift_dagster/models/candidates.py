@@ -20,6 +20,7 @@ from typing import Annotated, Any, Final
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ringrift_dagster.cluster.topology import AgeLimits
 from ringrift_dagster.datasets.encoders import BOARD_FACTS
 from ringrift_dagster.datasets.features import encoding
 from ringrift_dagster.datasets.npz_reader import NpzError, open_regular
@@ -31,7 +32,7 @@ from ringrift_dagster.home import Home
 from ringrift_dagster.models.checkpoints.description import Checkpoint, read_checkpoint
 from ringrift_dagster.models.checkpoints.refusals import CheckpointRefused
 
-MAX_DATA_AGE: Final = 48 * 3600.0
+MAX_DATA_AGE: Final = AgeLimits().fail.total_seconds()
 """Age in seconds of a training set's newest game when training began, above which the data are stale; the default."""
 CLOCK_TOLERANCE: Final = 3600.0
 """Seconds by which the clocks of hosts may differ."""

@@ -24,8 +24,8 @@ AGES = frozenset({"age", "ages", "hours", "days", "stale", "staleness", "fresh",
 LIMITS = frozenset(
     {"max", "maximum", "warn", "warning", "fail", "limit", "limits", "threshold", "tolerance", "tolerated", "allowed"}
 )
-OF_OTHER_THINGS = frozenset({"node/app.py"})
-"""Where `max_age` is that of an answer about what a disk holds."""
+OF_OTHER_THINGS = frozenset({"node/app.py", "models/candidates.py", "models/promotion/decision.py"})
+"""Where `max_age` is that of an answer about what a disk holds, or of evaluation games; `max_data_age` is what the source says."""
 
 
 def load(tmp_path: Path, section: str) -> Cluster:

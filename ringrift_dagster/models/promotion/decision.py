@@ -63,7 +63,7 @@ class PromotionRules:
     floor_blocks: int = 100
     floor_alpha: float = 0.05
     max_age: float = 30 * 86400.0
-    max_data_age: float = 48 * 3600.0
+    max_data_age: float = AgeLimits().fail.total_seconds()
 
 
 def rules_of(limits: PromotionLimits, freshness: AgeLimits, players: int) -> PromotionRules:
@@ -76,7 +76,7 @@ def rules_of(limits: PromotionLimits, freshness: AgeLimits, players: int) -> Pro
         max_blocks=limits.max_blocks,
         floor_blocks=limits.floor_blocks,
         floor_alpha=limits.floor_alpha,
-        max_age=limits.max_age_days * 86400.0,
+        max_age=limits.evidence_days * 86400.0,
         max_data_age=freshness.fail_hours * 3600.0,
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -384,7 +383,8 @@ def test_one_process_at_a_time_writes_to_a_database(store: EvidenceStore, databa
 def test_another_outcome_of_a_recorded_game_is_refused(store: EvidenceStore, database: Path) -> None:
     """Somebody else records the second block, with another outcome, while it is played here."""
     first, *_ = play_block(HEX, (1, 0)).games
-    conflict = replace(first, result="lost" if first.result == "won" else "won", digest="0" * 64)
+    other = {"won": ("lost", first.seat % 2 + 1)}.get(first.result, ("won", first.seat))
+    conflict = replace(first, result=other[0], winner_seat=other[1], digest="0" * 64)
 
     def meanwhile(blocks: Blocks) -> bool:
         if blocks.complete == 1:
@@ -436,7 +436,7 @@ def test_a_file_with_other_content_than_the_models_does_not_play(store: Evidence
     with pytest.raises(UnknownParticipant, match=f"not {sha256[:12]}"):
         evaluate(match, 1, store, database)
     path.write_bytes(b"no model")
-    with pytest.raises(UnknownParticipant, match=re.escape(f"{path}: unknown_format: ")):
+    with pytest.raises(UnknownParticipant, match="unknown_format: "):
         evaluate(match, 1, store, database)
     assert not database.exists()
 
