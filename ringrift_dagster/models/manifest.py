@@ -9,7 +9,7 @@ JSON Schema. Which model becomes current is not decided here.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import orjson
 from filelock import FileLock
@@ -17,9 +17,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from ringrift_dagster.games.config import CONFIG_KEYS
 from ringrift_dagster.models.publishing.files import sync_directory, write_durably
-
-if TYPE_CHECKING:
-    from ringrift_dagster.models.checkpoints.description import Checkpoint
 
 PATH = "data/model_manifest.json"
 """Relative to a host's RingRift tree."""
@@ -94,35 +91,6 @@ class ModelManifest(BaseModel):
         content = self.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
         content = {"version": self.version, "models": content.get("models", {})}
         return orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n"
-
-
-def current_model(
-    checkpoint: Checkpoint,
-    *,
-    promoted_at: float,
-    decision: str | None = None,
-    elo: float | None = None,
-    games: int | None = None,
-    model: str | None = None,
-    file: str | None = None,
-) -> Current:
-    """The manifest's entry of a model file that was read. Raises ValidationError."""
-    return Current(
-        sha256=checkpoint.sha256,
-        bytes=checkpoint.bytes,
-        architecture=checkpoint.architecture,
-        architecture_version=checkpoint.architecture_version,
-        encoder=checkpoint.encoder,
-        in_channels=checkpoint.in_channels,
-        policy_size=checkpoint.policy_size,
-        training_data_sha256=checkpoint.training_data_sha256,
-        promoted_at=promoted_at,
-        decision=decision,
-        elo=elo,
-        games=games,
-        model=model,
-        file=file,
-    )
 
 
 def later(known: Current | None, current: Current) -> Current:

@@ -21,6 +21,7 @@ from ringrift_dagster.manifest.queries import Item, items_of
 from ringrift_dagster.manifest.refresh import refresh
 from ringrift_dagster.manifest.schema import items, locations, replicas
 from ringrift_dagster.manifest.states import ReplicaState
+from ringrift_dagster.models.publishing.names import SUFFIX
 from ringrift_dagster.transfer import planner, rules
 from ringrift_dagster.transfer.placement import file_name
 
@@ -28,7 +29,6 @@ HOME_SECONDS: Final = 30.0
 """How long the home's inventory is waited for until it has the model."""
 _IDS: Final = uuid.UUID("b7c2a0d4-54a3-5b53-9a43-0c8b5a0c7f11")
 """Namespace of the ids of events that follow from decisions."""
-_SUFFIX: Final = ".pth"
 
 
 class NotAtHome(Exception):
@@ -56,7 +56,7 @@ def ship(plane: Plane, config: str, sha256: str, decision: int, *, promoted_at: 
     planned = planner.plan(plane.store, plane.cluster, at=now)
     operations = planner.submit(plane.store, planned, at=now) if planned.wanted else []
     payload = told.ModelPromoted(
-        config=config, host=HOME_LOCATION, sha256=sha256, path=file_name(item, _SUFFIX), reason=f"decision {decision}"
+        config=config, host=HOME_LOCATION, sha256=sha256, path=file_name(item, SUFFIX), reason=f"decision {decision}"
     )
     hosts = [host.name for host in plane.cluster.active_hosts if host.root]
     with plane.store.writing() as writer:
@@ -68,12 +68,12 @@ def ship(plane: Plane, config: str, sha256: str, decision: int, *, promoted_at: 
 def lags(plane: Plane) -> list[Lag]:
     """Every active host with a RingRift tree that lacks the current model of a config."""
     hosts = [host.name for host in plane.cluster.active_hosts if host.root]
-    found = []
+    missing: list[Lag] = []
     for rule in rules.stored(plane.store):
         if rule.sha256 is not None and rule.config is not None and rule.name == rules.model_rule(rule.config):
             holders = _holders(plane, rule.sha256)
-            found += [Lag(name, rule.config, rule.sha256, rule.created_at) for name in hosts if name not in holders]
-    return found
+            missing += [Lag(name, rule.config, rule.sha256, rule.created_at) for name in hosts if name not in holders]
+    return missing
 
 
 def _holders(plane: Plane, sha256: str) -> set[str]:

@@ -149,7 +149,8 @@ def command(path: Path, *options: str, config: str = "square8_2p", games: int = 
     """`ringrift-data selfplay` of the games of RUN, in a process group of its own that ends with the block."""
     words = ["--config", config, "--seed", "7", "--games", str(games), "--out", str(path), *options]
     process = subprocess.Popen(
-        [sys.executable, "-m", "ringrift_dagster.cli.main", "selfplay", *words],
+        # whoever runs the tests in the background of a shell has Ctrl-C ignored
+        ["env", "--default-signal=INT", sys.executable, "-m", "ringrift_dagster.cli.main", "selfplay", *words],
         env={**os.environ, "PYTHONPATH": str(PROJECT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import lzma
 import threading
 import time
 from pathlib import Path
@@ -16,8 +15,7 @@ from pydantic import ValidationError
 
 from ringrift_dagster.events.ids import new_id
 from ringrift_dagster.events.model import Event, EventType, ModelPromoted
-from ringrift_dagster.models.checkpoints.description import read_checkpoint
-from ringrift_dagster.models.manifest import PATH, Current, ModelManifest, current_model, json_schema, note, read
+from ringrift_dagster.models.manifest import PATH, Current, ModelManifest, json_schema, note, read
 from tests.agents import running_agent
 
 ROOT = Path(__file__).parents[2]
@@ -101,17 +99,6 @@ def test_many_who_note_at_once_lose_nothing(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert {config: entry.promoted_at for config, entry in read(tmp_path).models.items()} == dict.fromkeys(configs, 4.0)
-
-
-def test_an_entry_says_what_the_model_file_says(tmp_path: Path) -> None:
-    path = tmp_path / "model.pth"
-    path.write_bytes(lzma.decompress((ROOT / "tests" / "data" / "models" / "cnn_v2_square8_2p.pth.xz").read_bytes()))
-    checkpoint = read_checkpoint(path)
-    entry = current_model(checkpoint, promoted_at=7.0, decision="3", elo=1500.0, games=480, file="candidates/model.pth")
-    assert (entry.sha256, entry.bytes, entry.encoder) == (checkpoint.sha256, path.stat().st_size, "square_v2")
-    assert (entry.in_channels, entry.policy_size, entry.architecture) == (56, 7000, checkpoint.architecture)
-    assert note(tmp_path, "square8_2p", entry)
-    assert read(tmp_path).models == {"square8_2p": entry}
 
 
 def test_the_schema_in_docs_is_that_of_the_code() -> None:

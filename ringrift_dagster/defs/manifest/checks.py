@@ -94,15 +94,15 @@ def _replicated(plane: Plane, places: Sequence[Location]) -> dg.AssetCheckResult
 
 
 def _current_models_everywhere(plane: Plane) -> dg.AssetCheckResult:
-    found = lags(plane)
-    rows = ([lag.host, lag.config, f"`{lag.sha256[:12]}`", moment(lag.since)] for lag in found)
+    lacking = lags(plane)
+    rows = ([lag.host, lag.config, f"`{lag.sha256[:12]}`", moment(lag.since)] for lag in lacking)
     return dg.AssetCheckResult(
         check_name="current_models_everywhere",
-        passed=not found,
+        passed=not lacking,
         severity=dg.AssetCheckSeverity.WARN,
-        description=", ".join(sorted({f"{lag.host} lacks {lag.config}" for lag in found})[:10]) if found else None,
+        description=", ".join(sorted({f"{lag.host} lacks {lag.config}" for lag in lacking})[:10]) if lacking else None,
         metadata={"hosts with an older model or none": table(["host", "config", "current model", "current since"], rows)}
-        if found
+        if lacking
         else {},
     )
 

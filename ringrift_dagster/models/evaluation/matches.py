@@ -43,6 +43,8 @@ SOURCE: Final = "evaluation"
 OPENING_ROUNDS: Final = 2
 """How many moves every player makes at random before the policies begin."""
 MAX_BLOCKS: Final = 100_000
+HARNESS_VERSION: Final = f"{HARNESS}-{ENGINE_VERSION}"
+"""The version of who plays here: games of another engine are no evidence beside these."""
 MAX_DETAIL: Final = 500
 """Characters of the reason of a void game."""
 BATCH: Final = 50
@@ -61,7 +63,7 @@ class UnknownParticipant(ValueError):
 
 def registry_participant(spec: PolicySpec) -> Participant:
     """An AI of the registry as a participant."""
-    return Participant(str(spec), f"{HARNESS}-{ENGINE_VERSION}")
+    return Participant(str(spec), HARNESS_VERSION)
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Match:
 
 @dataclass(frozen=True)
 class PlayedBlock:
-    """The games of a block: the evidence of each, and its rows for a game database unless it is void."""
+    """The games of a block: for every game its evidence, and its rows for a game database unless it is void."""
 
     games: tuple[EvaluationGame, ...]
     rows: tuple[GameRows, ...]
@@ -205,7 +207,7 @@ class Players:
             seat=seat,
             game_id=game_id,
             opening_seed=seed(*opening, "opening"),
-            harness=f"{HARNESS}-{ENGINE_VERSION}",
+            harness=HARNESS_VERSION,
             host=socket.gethostname(),
             result="void",
             winner_seat=0,

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal
 
 from ringrift_dagster.cluster.topology import AgeLimits, PromotionLimits
+from ringrift_dagster.models.candidates import CLOCK_TOLERANCE
 from ringrift_dagster.models.evaluation.records import Blocks
 from ringrift_dagster.models.evaluation.sequential import (
     Estimate,
@@ -23,8 +24,6 @@ from ringrift_dagster.models.evaluation.sequential import (
 )
 
 INCUMBENT: Final = "incumbent"
-CLOCK_TOLERANCE: Final = 3600.0
-"""Seconds by which the clocks of hosts may differ."""
 Verdict = Literal["promote", "refuse", "continue"]
 
 REASONS: Final = {

@@ -15,7 +15,6 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from ringrift_dagster.ai.registry import parse_spec
-from ringrift_dagster.ai.selfplay import ENGINE_VERSION
 from ringrift_dagster.datasets.canonical_games import stored_digests
 from ringrift_dagster.games.config import CONFIG_KEYS, Config, parse_config
 from ringrift_dagster.home import Home
@@ -26,8 +25,8 @@ from ringrift_dagster.models.candidates import (
     find,
     qualify,
 )
-from ringrift_dagster.models.evaluation.matches import registry_participant
-from ringrift_dagster.models.evaluation.records import HARNESS, Blocks, Participant, Series, blocks_of, exhausted_block
+from ringrift_dagster.models.evaluation.matches import HARNESS_VERSION, registry_participant
+from ringrift_dagster.models.evaluation.records import Blocks, Participant, Series, blocks_of, exhausted_block
 from ringrift_dagster.models.evaluation.store import EvidenceStore
 from ringrift_dagster.models.manifest import Current
 from ringrift_dagster.models.promotion.decision import INCUMBENT, Decision, PromotionRules, Reason, decide, default_rules
@@ -90,7 +89,7 @@ def log_path(home: Home) -> Path:
 
 def model_participant(sha256: str, player: str = PLAYER) -> Participant:
     """A model, played by one of our AIs, as a participant."""
-    return Participant(player, f"{HARNESS}-{ENGINE_VERSION}", sha256)
+    return Participant(player, HARNESS_VERSION, sha256)
 
 
 def opponents_of(config: Config, current: str | None, rules: PromotionRules) -> dict[str, Participant]:

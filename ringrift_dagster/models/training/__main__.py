@@ -129,7 +129,7 @@ def _end(message: str, status: int) -> NoReturn:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return 0; raises SystemExit with another status where it fails."""
     try:
-        command.main(arguments, prog_name=PROGRAM, standalone_mode=False)
+        command.main(arguments, prog_name="python -m ringrift_dagster.models.training", standalone_mode=False)
     except click.ClickException as error:
         _end(error.format_message(), UNUSABLE)
     return 0

@@ -98,16 +98,17 @@ def process_stat(pid: int) -> tuple[str, int, int] | None:
 
 
 def identity(pid: int) -> dict[str, Any]:
-    found = process_stat(pid)
-    return {"pid": pid, "start_time": found[2] if found else 0, "boot_id": boot_id()}
+    """What tells a process from a later one with the same pid."""
+    stat = process_stat(pid)
+    return {"pid": pid, "start_time": stat[2] if stat else 0, "boot_id": boot_id()}
 
 
 def alive(recorded: dict[str, Any], *, zombie: bool = False) -> bool:
     """Whether the recorded process is there: the same pid, start time and boot; with `zombie` also one that waits to be reaped."""
     if recorded.get("boot_id") != boot_id():
         return False
-    found = process_stat(recorded["pid"])
-    return found is not None and found[2] == recorded["start_time"] and (zombie or found[0] not in ("Z", "X"))
+    stat = process_stat(recorded["pid"])
+    return stat is not None and stat[2] == recorded["start_time"] and (zombie or stat[0] not in ("Z", "X"))
 
 
 def members(recorded: dict[str, Any], job: str) -> list[int]:
@@ -117,13 +118,13 @@ def members(recorded: dict[str, Any], job: str) -> list[int]:
     """
     if recorded.get("boot_id") != boot_id():
         return []
-    found = []
+    pids = []
     for entry in PROC.iterdir():
         about = process_stat(int(entry.name)) if entry.name.isdigit() else None
         if about is not None and about[1] == recorded["pid"] and about[0] not in ("Z", "X"):
-            found.append(int(entry.name))
-    if found and (alive(recorded, zombie=True) or any(marked(pid, job) for pid in found)):
-        return found
+            pids.append(int(entry.name))
+    if pids and (alive(recorded, zombie=True) or any(marked(pid, job) for pid in pids)):
+        return pids
     return []
 
 
@@ -181,8 +182,8 @@ def state_of(folder: Path) -> dict[str, Any]:
 
 
 def version_of(path: Path) -> list[int]:
-    found = path.stat()
-    return [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns]
+    stat = path.stat()
+    return [stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns]
 
 
 def verified_version(path: Path, sha256: str) -> list[int]:

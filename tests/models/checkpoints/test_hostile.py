@@ -23,7 +23,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ringrift_dagster.models.checkpoints import inert_pickle, torch_file
+from ringrift_dagster.models.checkpoints import inert_pickle, onnx_file, safetensors_file, torch_file
 from ringrift_dagster.models.checkpoints.description import Checkpoint, read_checkpoint
 from ringrift_dagster.models.checkpoints.refusals import REASONS, CheckpointRefused
 from ringrift_dagster.models.checkpoints.source import Source
@@ -381,11 +381,15 @@ def read(content: bytes, tmp_path: Path) -> Checkpoint:
     return read_checkpoint(path)
 
 
+READERS = (torch_file, safetensors_file, onnx_file)
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_refused_with_a_reason_and_without_effect(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reason, make = HOSTILE[name]
     monkeypatch.chdir(tmp_path)
     content, modules = make(), set(sys.modules)
+    assert {reader.__name__ for reader in READERS} <= modules  # they are imported when they are first needed
     with pytest.raises(CheckpointRefused) as refused:
         read(content, tmp_path)
     assert refused.value.reason.startswith(reason)

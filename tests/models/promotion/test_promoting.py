@@ -14,6 +14,7 @@ from ringrift_dagster.datasets.training_sets import TrainingSet
 from ringrift_dagster.games.config import parse_config
 from ringrift_dagster.home import Home
 from ringrift_dagster.models.candidates import Candidate, UnknownCandidate, directory, register
+from ringrift_dagster.models.checkpoints.description import read_checkpoint
 from ringrift_dagster.models.evaluation.records import EvaluationGame, Participant, Result, Series
 from ringrift_dagster.models.evaluation.store import EvidenceStore
 from ringrift_dagster.models.promotion.decision import PromotionRules
@@ -27,9 +28,12 @@ from ringrift_dagster.models.promotion.promoting import (
     model_participant,
     opponents_of,
     pin,
+    publish_current,
+    published_path,
     record,
     rollback,
 )
+from ringrift_dagster.models.publishing.published_set import read_set
 from tests.models.conftest import CONFIG
 from tests.models.evaluation.making import block, game
 from tests.models.making import model_file
@@ -168,6 +172,16 @@ def test_the_same_refusal_is_recorded_once_and_the_current_model_is_not_judged_a
     assert record(home, again, "anna") is None
     with DecisionLog(log_path(home)) as log:
         assert [entry.kind for entry in log.history(CONFIG)] == ["refuse", "promote"]
+
+
+def test_the_published_entry_says_what_the_model_file_says(home: Home, make: Make) -> None:
+    candidate = promoted(home, make(1))
+    checkpoint = read_checkpoint(directory(home, CONFIG) / candidate.file)
+    entry = publish_current(home).manifest.models[CONFIG]
+    assert (entry.sha256, entry.bytes, entry.encoder) == (checkpoint.sha256, checkpoint.bytes, "square_v2")
+    assert (entry.in_channels, entry.policy_size, entry.architecture) == (56, 7000, checkpoint.architecture)
+    assert (entry.training_data_sha256, entry.decision) == (candidate.training_data_sha256, "1")
+    assert read_set(published_path(home)).models == {CONFIG: entry}
 
 
 def test_of_two_decisions_on_the_same_evidence_one_counts(home: Home, make: Make) -> None:
