@@ -1,4 +1,5 @@
 # make demo [ARGS=--once]   real games through the gate into training sets, in the Dagster UI on 127.0.0.1
+# make demo ARGS=--full     the same, then models: trained, judged by games, promoted, brought to every host (a quarter of an hour)
 # make test                 ruff, pyright, pytest
 # make torch                what training and models that play need; then make test tests them too
 # make bench                every figure, beside its reference
@@ -17,7 +18,8 @@ TORCH  ?= torch==2.13.0
 help:
 	@sed -n 's/^# //p' Makefile
 
-demo: .venv/.demo
+demo: .venv/.demo $(if $(filter --full,$(ARGS)),.venv/.torch)
+	$(if $(filter --full,$(ARGS)),scripts/system-packages openssh-server=/usr/sbin/sshd)
 	$(BIN)/ringrift-data demo $(ARGS)
 
 test: .venv/.dev

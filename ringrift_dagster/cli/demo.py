@@ -11,9 +11,8 @@ import json
 import os
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
@@ -21,8 +20,11 @@ import dagster as dg
 
 from ringrift_dagster.cli.dagster_home import held
 from ringrift_dagster.cli.demo_cluster import BUCKET, DRIVE, WITH_DATA, WITHOUT_DATA, DemoCluster, demo_cluster, games_of
-from ringrift_dagster.cli.demo_games import PLAYED, play_games
-from ringrift_dagster.cli.output import Exit, complain, print_table
+from ringrift_dagster.cli.demo_games import PLAYED, play_games, play_training_games
+from ringrift_dagster.cli.demo_models import CONFIG as TRAINED
+from ringrift_dagster.cli.demo_models import torch_is_installed, train_and_promote
+from ringrift_dagster.cli.demo_timeline import POLL_SECONDS, STEP_SECONDS, Timeline
+from ringrift_dagster.cli.output import Exit, Unreadable, complain, print_table
 from ringrift_dagster.cli.registry import print_configs
 from ringrift_dagster.cli.services import Services, choose_port, stopped_by_signals
 from ringrift_dagster.datasets.overview import overview
@@ -42,48 +44,27 @@ from ringrift_dagster.transfer.operations import Kind, State
 CONFIG = "hex8_2p"
 """What the demo's job trains."""
 COPIES = 3
-POLL_SECONDS = 0.3
-STEP_SECONDS = 180.0
-"""For each step that Dagster does by itself."""
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-
-
-@dataclass
-class Timeline:
-    """What happened when, and what did not. Every step is printed as it comes about."""
-
-    began: float = field(default_factory=time.monotonic)
-    problems: list[tuple[str, str]] = field(default_factory=list)
-
-    def happened(self, what: str, detail: str = "") -> None:
-        click.echo(f"{time.monotonic() - self.began:7.1f} s  {what:<26} {detail}")
-
-    def failed(self, what: str, why: str) -> None:
-        self.problems.append((what, why))
-        self.happened(f"{what}: FAILED", why)
-
-    def wait(self, what: str, look: Callable[[], str | None], seconds: float = STEP_SECONDS) -> bool:
-        """Wait until `look` says what happened."""
-        deadline = time.monotonic() + seconds
-        while (seen := look()) is None:
-            if time.monotonic() > deadline:
-                self.failed(what, f"not within {seconds:.0f} s")
-                return False
-            time.sleep(POLL_SECONDS)
-        self.happened(what, seen)
-        return True
 
 
 @click.command()
 @click.option("--once", is_flag=True, help="Print the timeline and exit: 0 only if every step happened.")
+@click.option(
+    "--full", is_flag=True, help="Train, judge and promote models too (needs torch and sshd, takes a quarter of an hour)."
+)
 @click.option("--home", "root", type=click.Path(path_type=Path, file_okay=False), help="Instead of $RINGRIFT_DATA_HOME.")
 @click.option("--port", default=3000, show_default=True, help="Of the web interface; another is chosen if it is taken.")
-def demo(once: bool, root: Path | None, port: int) -> int:
+def demo(once: bool, full: bool, root: Path | None, port: int) -> int:
     """Run the whole data plane: a small cluster of real processes, games that one of its hosts plays, and the Dagster UI.
 
     Games come from the host's databases through the canonical gate into training sets; a training start on a host that has no data
     brings it there; copies go to other hosts, a drive and an S3 server. One game is damaged: the UI says why it was rejected.
+
+    With --full a host trains three candidates. They play evaluation games, one is promoted and brought to every host, and the
+    others are refused.
     """
+    if full and not torch_is_installed():
+        raise Unreadable("--full trains with torch, which is not installed: make torch, or pip install 'ringrift-dagster[train]'")
     home = Home(root.absolute()) if root else Home.from_env()
     os.environ["RINGRIFT_DATA_HOME"] = str(home.root)
     outside = None if root else os.environ.get("DAGSTER_HOME")
@@ -92,8 +73,9 @@ def demo(once: bool, root: Path | None, port: int) -> int:
         stack.enter_context(stopped_by_signals())
         instance = stack.enter_context(held(Path(outside or home.root / "dagster")))
         click.echo(f"{WITH_DATA} plays games (a fresh installation compiles the rules first: a minute or so)")
-        play_games(games_of(home, WITH_DATA), lambda config, what: line.happened(f"{WITH_DATA} played {config}", what))
-        cluster = stack.enter_context(demo_cluster(home))
+        for play in (play_games, play_training_games) if full else (play_games,):
+            play(games_of(home, WITH_DATA), lambda config, what: line.happened(f"{WITH_DATA} played {config}", what))
+        cluster = stack.enter_context(demo_cluster(home, trains=full))
         chosen = choose_port(port)
         if chosen != port:
             complain(f"port {port} is taken, using {chosen}")
@@ -106,10 +88,12 @@ def demo(once: bool, root: Path | None, port: int) -> int:
             services.wait_until_ready()
             services.start_daemon()
             _train(plane, instance, cluster, line)
+            if full:
+                train_and_promote(plane, instance, services, line)
         click.echo()
         print_configs(list(overview(home)))
         print_table("Not as expected", ["step", "problem"], line.problems)
-        _say_where(services, home)
+        _say_where(services, home, full)
         if not once:
             _stay(services)
     return Exit.BAD_NEWS if line.problems else Exit.GOOD
@@ -255,12 +239,14 @@ def _missing(home: Home) -> Iterator[tuple[str, str]]:
             yield state.config, "its damaged game was not rejected"
 
 
-def _say_where(services: Services, home: Home) -> None:
+def _say_where(services: Services, home: Home, full: bool) -> None:
     click.echo(f"Training sets  {home.datasets}")
     click.echo(f"Lineage        {services.url}/asset-groups/")
     click.echo(f"Rejected game  {services.url}/assets/canonical_games?view=partitions&partition={DAMAGED_CONFIG}")
     click.echo(f"Preload        {services.url}/assets/host_replicas?view=partitions&partition={WITHOUT_DATA}")
     click.echo(f"Events         {services.url}/assets/host_events?view=events")
+    if full:
+        click.echo(f"Models         {services.url}/assets/promoted_models?view=partitions&partition={TRAINED}")
 
 
 def _stay(services: Services) -> None:

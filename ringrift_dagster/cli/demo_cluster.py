@@ -5,10 +5,12 @@ What happens on it is `demo`'s business. Everything lies below one directory and
 
 from __future__ import annotations
 
+import getpass
 import os
 import re
 import secrets
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -19,7 +21,7 @@ from typing import Any
 
 import click
 
-from ringrift_dagster.cli.services import started
+from ringrift_dagster.cli.services import free_port, started
 from ringrift_dagster.home import Home
 from ringrift_dagster.manifest.sources.tree import mark_location
 
@@ -28,6 +30,18 @@ START_SECONDS = 60.0
 INTERVAL_SECONDS = "2"
 """Between two looks of an agent at its files: a demo should not make anybody wait."""
 _LISTENING = re.compile(r"listening (http://\S+)")
+_SSH_LISTENING = re.compile(r"Server listening on 127\.0\.0\.1 port (\d+)")
+_SSHD_CONFIG = """\
+Port {port}
+ListenAddress 127.0.0.1
+HostKey "{folder}/host_key"
+AuthorizedKeysFile "{folder}/key.pub"
+PidFile none
+UsePAM no
+StrictModes no
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+"""
 _S3_LISTENING = re.compile(r"\[(http://127\.0\.0\.1:[1-9]\d*)/\]")
 _HOSTS = """\
 # The demo's cluster. RingRift's own hosts file goes in its place.
@@ -38,10 +52,12 @@ sync_routing:
   s3: {{enabled: true, bucket: {bucket}, prefix: consolidated}}
   allowed_external_storage:
     - {{name: {drive}, host: {coordinator}, path: "{root}/{drive}"}}
+# A decision on a model takes minutes by these; the defaults ask for more games.
+promotion: {{min_blocks: 10, max_blocks: 20, floor_blocks: 60}}
 hosts:
 """
 _HOST = '  {name}: {{status: ready, role: {role}, training_enabled: {training}, is_coordinator: {first}, ssh_host: 127.0.0.1, ' \
-    'ringrift_path: "{root}/{name}", data_server_url: "{url}"}}\n'  # fmt: skip
+    'ringrift_path: "{root}/{name}", data_server_url: "{url}"{login}}}\n'  # fmt: skip
 
 
 @dataclass
@@ -51,6 +67,8 @@ class DemoCluster:
     root: Path
     hosts_file: Path
     urls: dict[str, str] = field(default_factory=dict)
+    login: str = ""
+    """How the training host is logged in to: further fields of the hosts file."""
 
     @property
     def logs(self) -> Path:
@@ -58,8 +76,11 @@ class DemoCluster:
 
 
 @contextmanager
-def demo_cluster(home: Home) -> Iterator[DemoCluster]:
-    """Start the demo's cluster and name it in the environment. Only the host with data has games, played before (`games_of`)."""
+def demo_cluster(home: Home, *, trains: bool = False) -> Iterator[DemoCluster]:
+    """Start the demo's cluster and name it in the environment. Only the host with data has games, played before (`games_of`).
+
+    If it `trains`, the host without data has an ssh server.
+    """
     root = _root(home)
     cluster = DemoCluster(root, root / "distributed_hosts.yaml")
     cluster.logs.mkdir(parents=True, exist_ok=True)
@@ -73,6 +94,8 @@ def demo_cluster(home: Home) -> Iterator[DemoCluster]:
         _start_agent(stack, cluster, COORDINATOR, "--home", str(home.root), "--drive", f"{DRIVE}={root / DRIVE}")
         for name in (WITH_DATA, WITHOUT_DATA):
             _start_agent(stack, cluster, name, "--coordinator", cluster.urls[COORDINATOR])
+        if trains:
+            _start_ssh(stack, cluster)
         cluster.hosts_file.write_text(_hosts(cluster))
         yield cluster
 
@@ -112,6 +135,24 @@ def _start_s3(stack: ExitStack, cluster: DemoCluster) -> None:
     _make_bucket(endpoint)
 
 
+def _start_ssh(stack: ExitStack, cluster: DemoCluster) -> None:
+    """An ssh server for the user of this process, with keys of its own, on loopback."""
+    program = shutil.which("sshd", path=os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"]))
+    if program is None:
+        raise click.ClickException("the ssh server of the demo's training host is missing: apt-get install openssh-server")
+    folder = cluster.root / "ssh"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd's own, made by its service otherwise
+    for name in ("host_key", "key"):
+        if not (folder / name).exists():
+            make = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
+            subprocess.run(make, check=True, stdin=subprocess.DEVNULL)
+    (folder / "sshd_config").write_text(_SSHD_CONFIG.format(port=free_port(), folder=folder))
+    port = _announced(stack, cluster, "ssh", [program, "-D", "-e", "-f", str(folder / "sshd_config")], _SSH_LISTENING)
+    cluster.login = f', ssh_user: "{getpass.getuser()}", ssh_port: {port}, ssh_key: "{folder / "key"}"'
+
+
 def _make_bucket(endpoint: str) -> None:
     from ringrift_dagster.manifest.sources.s3_client import make_client
 
@@ -139,6 +180,7 @@ def _hosts(cluster: DemoCluster) -> str:
         _HOST.format(
             name=name, role=role, root=cluster.root, url=cluster.urls[name],
             training=str(name == WITHOUT_DATA).lower(), first=str(name == COORDINATOR).lower(),
+            login=cluster.login if name == WITHOUT_DATA else "",
         )
         for name, role in roles.items()
     ]  # fmt: skip

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ringrift_dagster.ai.registry import parse_spec
 from ringrift_dagster.ai.selfplay import ENGINE_VERSION, SelfPlay, record
+from ringrift_dagster.ai.workers import default_workers
 from ringrift_dagster.datasets.freshness import recorded_time
 from ringrift_dagster.demo_data import unpack
 from ringrift_dagster.games.config import CONFIGS, Config, parse_config
@@ -19,6 +20,10 @@ PLAYED = tuple(config.key for config in CONFIGS if config.board in ("square8", "
 """The configs whose games and training sets take seconds; games on the large boards are ten times as long."""
 AI, SEED = "random", 1
 """The AI that compiles fastest, and the root seed."""
+TRAINED = "square8_2p"
+"""The config of the demo's model."""
+TRAINING_GAMES = {"heuristic,random": 3000, "heuristic": 500, "random": 500}
+"""How many games a model is trained on, by the AIs that take turns at the seats. Games between unequal AIs teach what wins."""
 OLD = timedelta(hours=12)
 """Age beyond which the games of a home are stale: then as many more are played, since no training starts on stale games."""
 
@@ -32,19 +37,32 @@ def play_games(into: Path, report: Callable[[str, str], None]) -> None:
     unpack(into)
     for key in PLAYED:
         config = parse_config(key)
-        path = into / f"selfplay_{key}_engine{ENGINE_VERSION}.db"
-        written = record(SelfPlay(config, SEED, (parse_spec(AI, config),)), _games(path, config), path, resume=True)
-        played = written.games - written.resumed
-        games = played or written.games
-        detail = f"{written.moves:,} moves in {written.seconds:.1f} s" if played else "since an earlier demo"
-        report(key, f"{games} {'game' if games == 1 else 'games'}, {detail}")
+        play = SelfPlay(config, SEED, (parse_spec(AI, config),))
+        _play(play, into / f"selfplay_{key}_engine{ENGINE_VERSION}.db", GAMES, report)
 
 
-def _games(path: Path, config: Config) -> int:
+def play_training_games(into: Path, report: Callable[[str, str], None]) -> None:
+    """Play as many games as a network needs, see TRAINING_GAMES, on all cores."""
+    config = parse_config(TRAINED)
+    for ais, number in TRAINING_GAMES.items():
+        path = into / f"selfplay_{TRAINED}_{ais.replace(',', '_')}_engine{ENGINE_VERSION}.db"
+        play = SelfPlay(config, SEED, tuple(parse_spec(ai, config) for ai in ais.split(",")))
+        _play(play, path, number, report, f" by {ais}", default_workers())
+
+
+def _play(play: SelfPlay, path: Path, number: int, report: Callable[[str, str], None], by: str = "", workers: int = 1) -> None:
+    written = record(play, _games(path, play.config, number), path, workers=workers, resume=True)
+    played = written.games - written.resumed
+    games = played or written.games
+    detail = f"{written.moves:,} moves in {written.seconds:.1f} s" if played else "since an earlier demo"
+    report(play.config.key, f"{games:,} {'game' if games == 1 else 'games'}{by}, {detail}")
+
+
+def _games(path: Path, config: Config, number: int) -> int:
     """How many games a database is to have: what it has if that is fresh, otherwise as many more as are played at first."""
     if not path.exists():
-        return GAMES
+        return number
     summary = describe(path)
     games, newest = summary.configs.get(config.key, 0), recorded_time(summary.newest_game)
     fresh = newest is not None and datetime.now(UTC) - newest < OLD
-    return max(games, GAMES) if fresh else games + GAMES
+    return max(games, number) if fresh else games + number

@@ -21,8 +21,11 @@ from pathlib import Path
 from typing import Self
 
 import click
+import dagster as dg
 
 HOST = "127.0.0.1"
+LOCATION = "ringrift"
+"""The name of the code location in Dagster."""
 DEFINITIONS = "ringrift_dagster.definitions"
 START_SECONDS = 120
 STOP_SECONDS = 10
@@ -57,7 +60,7 @@ class Services:
         """Start code server and webserver; `wait_until_ready` before use."""
         self._workspace.parent.mkdir(exist_ok=True)
         code_port = free_port()
-        self._workspace.write_text(f"load_from:\n  - grpc_server: {{host: {HOST}, port: {code_port}, location_name: ringrift}}\n")
+        self._workspace.write_text(f"load_from:\n  - grpc_server: {{host: {HOST}, port: {code_port}, location_name: {LOCATION}}}\n")
         with ExitStack() as stack:
             stack.push(self.__exit__)
             threads = ("--max-workers", str(CODE_SERVER_THREADS))
@@ -79,6 +82,13 @@ class Services:
     def wait_until_ready(self) -> None:
         """Returns when the web interface answers."""
         self._wait("the webserver", lambda: _answers(f"{self.url}/server_info"))
+
+    def launch(self, job: str, run_config: dg.RunConfig) -> str:
+        """Start a run of a job as the web interface does; its id. Raises DagsterGraphQLClientError."""
+        from dagster_graphql import DagsterGraphQLClient
+
+        client = DagsterGraphQLClient(HOST, port_number=self._port)
+        return client.submit_job_execution(job, repository_location_name=LOCATION, run_config=run_config)
 
     def start_daemon(self) -> None:
         """From now on sensors, schedules and the run queue work."""

@@ -6,6 +6,7 @@ per second (10^6 bytes), times in seconds, disk limits in percent of the disk.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -119,7 +120,8 @@ class PromotionLimits(Section):
     """What a candidate has to show before it is promoted; see docs/models.md.
 
     Section `promotion`, the project's own. `elo0` and `elo1` are the hypotheses of the sequential test against the current model,
-    in normalised Elo. The floors are shares of a game, by number of players. Evaluation games count for `evidence_days`.
+    in normalised Elo. The floors are shares of a game, by number of players. Evaluation games count for `evidence_days`; `player`
+    is the AI that plays with a model in them: `policy_only`, or `mcts:N` with N simulations a decision.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", validate_default=True)
@@ -133,6 +135,7 @@ class PromotionLimits(Section):
     floor_blocks: Annotated[int, Field(ge=10, le=100_000)] = 100
     floor_alpha: Alpha = 0.05
     evidence_days: Annotated[float, Field(gt=0, le=3650, allow_inf_nan=False)] = 30.0
+    player: str = "mcts:32"
     random_floor: Floors = Field(default_factory=lambda: {"2p": 0.75, "3p": 0.6, "4p": 0.5})
     heuristic_floor: Floors = Field(default_factory=lambda: {"2p": 1 / 2, "3p": 1 / 3, "4p": 1 / 4})
 
@@ -148,6 +151,13 @@ class PromotionLimits(Section):
     def _not_below_the_minimum(cls, value: int, info: Any) -> int:
         if value < info.data.get("min_blocks", 0):
             raise ValueError(f"must be at least min_blocks ({info.data['min_blocks']})")
+        return value
+
+    @field_validator("player")
+    @classmethod
+    def _plays_with_a_model(cls, value: str) -> str:
+        if not re.fullmatch("policy_only|mcts:[1-9][0-9]{0,3}", value):
+            raise ValueError("must be policy_only, or mcts:N with 1 to 9999 simulations")
         return value
 
     @field_validator("random_floor", "heuristic_floor")

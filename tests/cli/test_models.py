@@ -36,7 +36,8 @@ __all__ = ["exported", "trained"]
 Call = Callable[..., tuple[int, str, str]]
 Register = Callable[[int], dict[str, Any]]
 PARSED = parse_config(CONFIG)
-OPPONENTS = opponents_of(PARSED, None, default_rules(PARSED.players))
+RULES = default_rules(PARSED.players)
+OPPONENTS = opponents_of(PARSED, None, RULES)
 
 
 @pytest.fixture
@@ -84,13 +85,13 @@ def test_from_a_checkpoint_to_the_current_model_and_back(models: Call, registere
     status, out, _ = models("decide", "--candidate", first[:12], "--who", "anna")
     assert (status, "Promoted." in out) == (0, True)
 
-    strong(home, second, model_participant(first))
+    strong(home, second, model_participant(first, RULES))
     assert models("decide", "--candidate", second[:12], "--dry-run")[0] == 0
     assert json.loads(models("history", "--config", CONFIG, "--json")[1])["current"]["sha256"] == first
     assert models("decide", "--candidate", second[:12], "--who", "ben")[0] == 0
 
     strong(home, third)
-    played(home, third, model_participant(second), WEAK, ended=time.time())
+    played(home, third, model_participant(second, RULES), WEAK, ended=time.time())
     status, out, _ = models("decide", "--candidate", third[:12])
     assert (status, "Refused." in out, "not stronger than the incumbent" in out) == (1, True, True)
 

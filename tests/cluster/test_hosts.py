@@ -603,6 +603,8 @@ def test_the_default_file_is_in_the_home(monkeypatch: pytest.MonkeyPatch, tmp_pa
         ("{min_blocks: 100, max_blocks: 50}", "must be at least min_blocks (100)"),
         ("{random_floor: {2p: 0.7}}", "must have a floor for 2p, 3p and 4p"),
         ("{alfa: 0.01}", "alfa"),
+        ("{player: minimax}", "must be policy_only, or mcts:N"),
+        ('{player: "mcts:32\\n"}', "must be policy_only, or mcts:N"),
     ],
 )
 def test_a_promotion_rule_that_makes_no_sense_is_an_error(section: str, problem: str, tmp_path: Path) -> None:
@@ -614,6 +616,7 @@ def test_a_promotion_rule_that_makes_no_sense_is_an_error(section: str, problem:
 
 def test_promotion_rules_are_those_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "hosts.yaml"
-    path.write_text("promotion: {elo1: 50, random_floor: {2p: 0.8, 3p: 0.7, 4p: 0.6}}\nhosts: {}\n")
+    path.write_text('promotion: {elo1: 50, player: "mcts:64", random_floor: {2p: 0.8, 3p: 0.7, 4p: 0.6}}\nhosts: {}\n')
     limits = load_hosts(path).promotion
+    assert limits.player == "mcts:64"
     assert (limits.elo0, limits.elo1, limits.min_blocks, limits.random_floor) == (0.0, 50.0, 40, {"2p": 0.8, "3p": 0.7, "4p": 0.6})

@@ -27,7 +27,8 @@ from .conftest import checks, failure, materialized
 __all__ = ["exported", "trained"]
 
 PARSED = parse_config(CONFIG)
-BASELINES = opponents_of(PARSED, None, default_rules(PARSED.players)).values()
+RULES = default_rules(PARSED.players)
+BASELINES = opponents_of(PARSED, None, RULES).values()
 JOB = "promotion_job"
 Run = Callable[..., dg.ExecuteInProcessResult]
 Make = Callable[..., Candidate]
@@ -79,14 +80,14 @@ def test_a_worse_one_is_refused_and_one_without_games_stays_a_candidate(run: Run
     first = make(1)
     assert run(JOB, CONFIG).success
     worse = make(2)
-    played(home, worse.sha256, model_participant(first.sha256), WEAK, ended=time.time())
+    played(home, worse.sha256, model_participant(first.sha256, RULES), WEAK, ended=time.time())
     result = run(JOB, CONFIG)
     assert result.success, failure(result)
     assert current(home) == first.sha256
     decided = materialized(result)["promoted_models"].metadata["candidates decided on now"].value
     assert f"| `{worse.sha256[:12]}` | refuse | not_stronger |" in decided
     better = make(3)
-    played(home, better.sha256, model_participant(first.sha256), STRONG, ended=time.time())
+    played(home, better.sha256, model_participant(first.sha256, RULES), STRONG, ended=time.time())
     result = run(JOB, CONFIG)
     assert result.success, failure(result)
     assert current(home) == better.sha256

@@ -50,9 +50,8 @@ class PromotionRules:
     """What a promotion requires. `hypotheses` are in normalised Elo, scores are shares of a game, ages in seconds.
 
     `max_age` is that of the newest evaluation game against an opponent, `max_data_age` that of the newest game of the training set
-    when training began.
-    `floors` has, by baseline, the score that the candidate is to exceed with a one-sided error of `floor_alpha`, judged once, on
-    the first `floor_blocks` blocks.
+    when training began. `floors` has, by baseline, the score that the candidate is to exceed with a one-sided error of
+    `floor_alpha`, judged once, on the first `floor_blocks` blocks. `player` is the AI that plays with a model.
     """
 
     floors: Mapping[str, float]
@@ -63,6 +62,7 @@ class PromotionRules:
     floor_alpha: float = 0.05
     max_age: float = 30 * 86400.0
     max_data_age: float = AgeLimits().fail.total_seconds()
+    player: str = PromotionLimits().player
 
 
 def rules_of(limits: PromotionLimits, freshness: AgeLimits, players: int) -> PromotionRules:
@@ -77,6 +77,7 @@ def rules_of(limits: PromotionLimits, freshness: AgeLimits, players: int) -> Pro
         floor_alpha=limits.floor_alpha,
         max_age=limits.evidence_days * 86400.0,
         max_data_age=freshness.fail_hours * 3600.0,
+        player=limits.player,
     )
 
 

@@ -55,7 +55,7 @@ def gather(
         opponent = opponents.get(name) or _other(name, config)
         if name == INCUMBENT and opponent.sha256 == candidate.sha256:
             raise NothingToDo(f"{candidate.sha256[:12]} is the current model of {config.key}: it has no incumbent to play")
-        series = Series(config.key, model_participant(candidate.sha256), opponent)
+        series = Series(config.key, model_participant(candidate.sha256, rules), opponent)
         hashes = [player.sha256 for player in (series.candidate, opponent) if player.sha256 is not None]
         match = Match(series, tuple((sha256, _file(home, config, sha256)) for sha256 in hashes))
         most = blocks or (rules.max_blocks if name == INCUMBENT else rules.floor_blocks)

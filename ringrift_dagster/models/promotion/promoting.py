@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -34,9 +34,6 @@ from ringrift_dagster.models.promotion.log import DecisionLog, Entry
 from ringrift_dagster.models.publishing.published_set import ModelFile, Publication, publish
 from ringrift_dagster.models.publishing.reasons import PublishingRefused
 from ringrift_dagster.models.publishing.signature import configured_signer
-
-PLAYER: Final = "policy_only"
-"""The AI that plays with a model in evaluation games."""
 
 
 class NothingToDo(ValueError):
@@ -87,15 +84,15 @@ def log_path(home: Home) -> Path:
     return home.models / "decisions.db"
 
 
-def model_participant(sha256: str, player: str = PLAYER) -> Participant:
-    """A model, played by one of our AIs, as a participant."""
-    return Participant(player, HARNESS_VERSION, sha256)
+def model_participant(sha256: str, rules: PromotionRules) -> Participant:
+    """A model, played by the AI that the rules name, as a participant."""
+    return Participant(rules.player, HARNESS_VERSION, sha256)
 
 
 def opponents_of(config: Config, current: str | None, rules: PromotionRules) -> dict[str, Participant]:
     """Who a candidate has to be compared with, by name: the baselines, and the incumbent if there is one."""
     opponents = {name: registry_participant(parse_spec(name, config)) for name in rules.floors}
-    return opponents if current is None else {**opponents, INCUMBENT: model_participant(current)}
+    return opponents if current is None else {**opponents, INCUMBENT: model_participant(current, rules)}
 
 
 def assess(
@@ -125,7 +122,7 @@ def assess(
     exhausted: list[str] = []
     with EvidenceStore(evidence_path(home)) as store:
         for name, opponent in opponents.items():
-            series = Series(config.key, model_participant(candidate.sha256), opponent)
+            series = Series(config.key, model_participant(candidate.sha256, rules), opponent)
             games = store.games(series)
             evidence[name] = blocks_of(games, config)
             if exhausted_block(games, store.attempts(series), config) is not None:

@@ -66,7 +66,7 @@ def played(
     home: Home, sha256: str, opponent: Participant, results: Sequence[Result], blocks: int = 60, ended: float = 1000.0
 ) -> None:
     """Evidence of so many blocks with the same results, varied a little so that they have a variance."""
-    series = Series(CONFIG, model_participant(sha256), opponent)
+    series = Series(CONFIG, model_participant(sha256, RULES), opponent)
     with EvidenceStore(evidence_path(home)) as store:
         for number in range(100):
             varied = tuple(results) if number % 3 else ("won", *results[1:])
@@ -123,7 +123,7 @@ def test_a_later_one_has_to_beat_the_current_one(
     current, candidate = promoted(home, make(1)), make(2)
     played(home, candidate.sha256, baseline(home), STRONG)
     if results:
-        played(home, candidate.sha256, model_participant(current.sha256), results)
+        played(home, candidate.sha256, model_participant(current.sha256, RULES), results)
     assessment = judged(home, candidate)
     assert (assessment.decision.verdict, reasons(assessment)) == (verdict, codes)
     entry = record(home, assessment, "anna")
@@ -137,7 +137,7 @@ def test_a_later_one_has_to_beat_the_current_one(
 def test_evidence_about_other_weights_or_another_config_counts_for_nothing(home: Home, make: Make) -> None:
     candidate, other = make(1), make(2)
     played(home, other.sha256, baseline(home), STRONG)
-    series = Series("square8_3p", model_participant(candidate.sha256), baseline(home))
+    series = Series("square8_3p", model_participant(candidate.sha256, RULES), baseline(home))
     with EvidenceStore(evidence_path(home)) as store:
         store.add([entry for number in range(60) for entry in block(number, STRONG[:3], series=series)])
     assert reasons(judged(home, candidate)) == ["too_few_blocks"]
@@ -154,7 +154,7 @@ def test_an_evaluation_game_among_the_canonical_games_contaminates(home: Home, m
     candidate = make(1)
     played(home, candidate.sha256, baseline(home), STRONG)
     digest = min(stored_digests(PARSED, home))
-    series = Series(CONFIG, model_participant(candidate.sha256), Participant("heuristic", "other"))
+    series = Series(CONFIG, model_participant(candidate.sha256, RULES), Participant("heuristic", "other"))
     with EvidenceStore(evidence_path(home)) as store:
         store.add([replace(game(0, 1, series=series), digest=digest)])
     assessment = judged(home, candidate)
@@ -198,7 +198,7 @@ def test_of_two_decisions_on_the_same_evidence_one_counts(home: Home, make: Make
 def test_rollback_and_pin_are_decisions_too(home: Home, make: Make) -> None:
     first, second = promoted(home, make(1)), make(2)
     played(home, second.sha256, baseline(home), STRONG)
-    played(home, second.sha256, model_participant(first.sha256), STRONG)
+    played(home, second.sha256, model_participant(first.sha256, RULES), STRONG)
     record(home, judged(home, second), "anna")
     entry = rollback(home, PARSED, None, who="ben", why="it hung")
     assert (entry.kind, entry.sha256, entry.record) == ("rollback", first.sha256, {"from": second.sha256})
@@ -218,23 +218,24 @@ def test_rollback_and_pin_are_decisions_too(home: Home, make: Make) -> None:
 def test_what_was_rolled_back_is_not_promoted_again_on_the_same_evidence(home: Home, make: Make) -> None:
     first, second = promoted(home, make(1)), make(2)
     played(home, second.sha256, baseline(home), STRONG)
-    played(home, second.sha256, model_participant(first.sha256), STRONG)
+    played(home, second.sha256, model_participant(first.sha256, RULES), STRONG)
     record(home, judged(home, second), "anna")
     rollback(home, PARSED, None, who="ben", why="it hung")
     assert (judged(home, second).decision.verdict, reasons(judged(home, second))) == ("refuse", ["rolled_back"])
 
 
-def test_evidence_of_another_engine_counts_for_nothing(home: Home, make: Make) -> None:
+@pytest.mark.parametrize("other", [{"version": "ringrift_dagster-0"}, {"name": "policy_only"}])
+def test_evidence_of_another_engine_or_player_counts_for_nothing(other: dict[str, str], home: Home, make: Make) -> None:
     candidate = make(1)
-    older = Series(CONFIG, replace(model_participant(candidate.sha256), version="ringrift_dagster-0"), baseline(home))
+    series = Series(CONFIG, replace(model_participant(candidate.sha256, RULES), **other), baseline(home))
     with EvidenceStore(evidence_path(home)) as store:
-        store.add([entry for number in range(60) for entry in block(number, STRONG, series=older)])
+        store.add([entry for number in range(60) for entry in block(number, STRONG, series=series)])
     assert reasons(judged(home, candidate)) == ["too_few_blocks"]
 
 
 def test_a_block_that_never_ends_with_a_result_refuses(home: Home, make: Make) -> None:
     candidate = make(1)
-    series = Series(CONFIG, model_participant(candidate.sha256), baseline(home))
+    series = Series(CONFIG, model_participant(candidate.sha256, RULES), baseline(home))
     with EvidenceStore(evidence_path(home)) as store:
         for attempt in range(3):
             store.add([game(0, seat, "void", attempt=attempt, series=series) for seat in range(1, 5)])
@@ -263,7 +264,7 @@ def test_what_cannot_be_rolled_back_to(home: Home, make: Make) -> None:
 def test_a_model_whose_file_is_damaged_is_not_rolled_back_to(home: Home, make: Make) -> None:
     first, second = promoted(home, make(1)), make(2)
     played(home, second.sha256, baseline(home), STRONG)
-    played(home, second.sha256, model_participant(first.sha256), STRONG)
+    played(home, second.sha256, model_participant(first.sha256, RULES), STRONG)
     record(home, judged(home, second), "anna")
     (directory(home, CONFIG) / first.file).write_bytes(b"")
     with pytest.raises(NothingToDo, match="cannot be made current"):
