@@ -8,12 +8,13 @@ there is one block while reading, one batch afterwards, and about 30 bytes for e
 
 from __future__ import annotations
 
-import os
+import mmap
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from types import TracebackType
@@ -34,6 +35,8 @@ FORCED_MOVES: Final = frozenset({"no_placement_action", "no_movement_action", "n
 SPARE_BYTES: Final = 256 << 20
 """What has to stay free on the disk."""
 
+_ROWS_AT_ONCE: Final = 32
+"""For every row the system may map megabytes around it."""
 _NUMBERS: Final = ("features", "globals", "values", "values_mp")
 
 
@@ -234,7 +237,6 @@ class _Column:
         self._file = file
         self.dtype = dtype
         self.row = row
-        self._bytes = prod(row) * dtype.itemsize
 
     def append(self, rows: NDArray[Any]) -> None:
         data = np.ascontiguousarray(rows, dtype=self.dtype).data.cast("B") if rows.size else memoryview(b"")
@@ -243,21 +245,25 @@ class _Column:
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """These rows, in this order."""
-        return self._read(rows, np.ones(len(rows), np.int64)).reshape(len(rows), *self.row)
+        taken = np.empty((len(rows), *self.row), self.dtype)
+        for start in range(0, len(rows), _ROWS_AT_ONCE):
+            piece = slice(start, start + _ROWS_AT_ONCE)
+            taken[piece] = self._rows[rows[piece]]
+            self._map.madvise(mmap.MADV_DONTNEED)  # what was read stays in the system's cache, but not in this process's memory
+        return taken
 
     def take_runs(self, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[Any]:
         """The rows from each start on, as many as its length says, one run after another."""
-        return self._read(starts, lengths).reshape(-1, *self.row)
+        ends = np.cumsum(lengths)
+        return self.take(np.repeat(starts - ends + lengths, lengths) + np.arange(ends[-1] if len(ends) else 0))
 
-    def _read(self, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[Any]:
-        out = np.empty(int(lengths.sum()) * self._bytes, np.uint8)
-        into, descriptor, at = out.data, self._file.fileno(), 0
-        for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
-            end = at + length * self._bytes
-            if os.preadv(descriptor, [into[at:end]], start * self._bytes) != end - at:
-                raise OSError("a temporary file ended early")
-            at = end
-        return out.view(self.dtype)
+    @cached_property
+    def _map(self) -> mmap.mmap:
+        return mmap.mmap(self._file.fileno(), 0, prot=mmap.PROT_READ)
+
+    @cached_property
+    def _rows(self) -> NDArray[Any]:
+        return np.frombuffer(self._map, self.dtype).reshape(-1, *self.row)
 
 
 class _SpooledRows(PolicyRows):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ def test_our_reader_knows_config_encoder_and_training_data(small: Path, tmp_path
     assert checkpoint.created_at is not None
     assert checkpoint.metadata["checksum"] == weights(path)
     info = checkpoint.metadata["training_info"]
+    assert datetime.fromisoformat(info["started_at"]) < datetime.fromisoformat(checkpoint.created_at) + timedelta(seconds=1)
     assert (info["seed"], info["epoch"], info["threads"], info["held_out_by"]) == (3, 1, 1, "game")
     assert info["samples"] + info["held_out"] + info["left_out"] == 456
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.pth"]
