@@ -89,7 +89,7 @@ def demo(once: bool, full: bool, root: Path | None, port: int) -> int:
             services.start_daemon()
             _train(plane, instance, cluster, line)
             if full:
-                train_and_promote(plane, instance, services, line)
+                train_and_promote(plane, instance, services, cluster, line)
         click.echo()
         print_configs(list(overview(home)))
         print_table("Not as expected", ["step", "problem"], line.problems)

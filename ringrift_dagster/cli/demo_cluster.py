@@ -43,6 +43,7 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 """
 _S3_LISTENING = re.compile(r"\[(http://127\.0\.0\.1:[1-9]\d*)/\]")
+PROMOTION = "{min_blocks: 10, max_blocks: 20, floor_blocks: 40}"
 _HOSTS = """\
 # The demo's cluster. RingRift's own hosts file goes in its place.
 sync_routing:
@@ -53,7 +54,7 @@ sync_routing:
   allowed_external_storage:
     - {{name: {drive}, host: {coordinator}, path: "{root}/{drive}"}}
 # A decision on a model takes minutes by these; the defaults ask for more games.
-promotion: {{min_blocks: 10, max_blocks: 20, floor_blocks: 60}}
+promotion: {promotion}
 hosts:
 """
 _HOST = '  {name}: {{status: ready, role: {role}, training_enabled: {training}, is_coordinator: {first}, ssh_host: 127.0.0.1, ' \
@@ -184,4 +185,6 @@ def _hosts(cluster: DemoCluster) -> str:
         )
         for name, role in roles.items()
     ]  # fmt: skip
-    return _HOSTS.format(bucket=BUCKET, drive=DRIVE, coordinator=COORDINATOR, root=cluster.root) + "".join(lines)
+    return _HOSTS.format(promotion=PROMOTION, bucket=BUCKET, drive=DRIVE, coordinator=COORDINATOR, root=cluster.root) + "".join(
+        lines
+    )

@@ -16,25 +16,29 @@ from typing import Any, Final
 
 import dagster as dg
 
-from ringrift_dagster.cli.demo_cluster import WITHOUT_DATA
+from ringrift_dagster.ai.workers import default_workers
+from ringrift_dagster.cli.demo_cluster import WITHOUT_DATA, DemoCluster
 from ringrift_dagster.cli.demo_games import TRAINED as CONFIG
 from ringrift_dagster.cli.demo_timeline import StepFailed, Timeline
 from ringrift_dagster.cli.services import Services
 from ringrift_dagster.defs.models.promoted import promotion_job
 from ringrift_dagster.defs.models.training import Training, training_job
+from ringrift_dagster.games.database import file_sha256
 from ringrift_dagster.home import Home
 from ringrift_dagster.manifest.plane import Plane
 from ringrift_dagster.models.promotion.log import DecisionLog, Entry
 from ringrift_dagster.models.promotion.promoting import log_path
+from ringrift_dagster.models.publishing.names import model_names
 from ringrift_dagster.models.training_jobs.records import TrainingRecord, records
-from ringrift_dagster.transfer.promoted import lags
 
 MODEL_SECONDS: Final = 3600.0
 """For the training of a candidate, and for the games and the decision about it."""
 TRAINER: Final = (
     sys.executable, "-m", "ringrift_dagster.models.training", "--data-path", "{data_path}", "--save-path", "{save_path}",
-    "--board-type", "{board}", "--num-players", "{players}", "--epochs", "1", "--batch-size", "128",
+    "--board-type", "{board}", "--num-players", "{players}", "--batch-size", "128",
 )  # fmt: skip
+CURRENT_NAME: Final = model_names(CONFIG)[0]
+"""The name below `models/` of a host under which it has the current model."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +49,15 @@ class Lesson:
     options: tuple[str, ...] = ()
 
 
+_A_LITTLE: Final = ("--epochs", "1", "--validation-split", "0.9")
+"""Options to train on a tenth of the set."""
 LESSONS: Final = (
-    Lesson("a candidate"),
-    Lesson("a candidate that hardly learns", ("--learning-rate", "1e-6", "--validation-split", "0.9")),
-    Lesson("the first candidate again, from another seed", ("--seed", "1")),
+    Lesson("a candidate", ("--epochs", "3", "--threads", str(default_workers()))),
+    Lesson("one that hardly learns", (*_A_LITTLE, "--learning-rate", "1e-6")),
+    Lesson(
+        "the current model, trained a little more",
+        (*_A_LITTLE, "--learning-rate", "3e-4", "--initial-checkpoint", f"models/{CURRENT_NAME}"),
+    ),
 )
 """What becomes of them: the first is promoted; the second is refused for being worse, since it reaches no floor; the third is
 refused for lack of evidence, since so few games do not show that it is stronger than the first."""
@@ -59,25 +68,28 @@ def torch_is_installed() -> bool:
     return importlib.util.find_spec("torch") is not None
 
 
-def train_and_promote(plane: Plane, instance: dg.DagsterInstance, services: Services, line: Timeline) -> None:
-    """Train the candidates, each after the decision on the one before, until one is on every host."""
+def train_and_promote(plane: Plane, instance: dg.DagsterInstance, services: Services, cluster: DemoCluster, line: Timeline) -> None:
+    """Train the candidates, each after the decision on the one before, and see the promoted one on every host."""
     home = plane.home
     if (current := _current(home)) is not None:
         line.happened("promoted", f"{current.sha256[:12]}, by an earlier demo")
-    for lesson in LESSONS if current is None else ():
+        line.wait("every host has it", partial(_everywhere, cluster, current))
+        return
+    for lesson in LESSONS:
+        began = time.time()
         run = services.launch(training_job.name, _run_config(home, lesson))
         line.happened("training", f"{lesson.title}: {CONFIG} on {WITHOUT_DATA}, run {run[:8]}")
-        since = time.time()
         trained = line.wait("trained", partial(_trained, home, instance, run), MODEL_SECONDS)
         record = _record(home, run)
         if not trained or record is None or record.candidate is None:
             return
-        if not line.wait("decided", partial(_decided, home, instance, record.candidate, since), MODEL_SECONDS):
+        if not line.wait("decided", partial(_decided, home, instance, record.candidate, began), MODEL_SECONDS):
             return
-    if (current := _current(home)) is None:
-        line.failed("promoted", "no candidate: `ringrift-data models list` and `ringrift-data models show` say why")
-        return
-    line.wait("every host has it", partial(_everywhere, plane, current))
+        if (current := _current(home)) is None:
+            line.failed("promoted", "no candidate: `ringrift-data models list` and `ringrift-data models show` say why")
+            return
+        if not line.wait("every host has it", partial(_everywhere, cluster, current)):
+            return
 
 
 def _run_config(home: Home, lesson: Lesson) -> dg.RunConfig:
@@ -125,11 +137,11 @@ def _raise_if_failed(instance: dg.DagsterInstance, runs: dg.RunsFilter) -> None:
         raise StepFailed(f"run {failed.run_id} failed; see the web interface")
 
 
-def _everywhere(plane: Plane, current: Entry) -> str | None:
-    plane.refresh()
-    if any(lag.config == CONFIG for lag in lags(plane)):
+def _everywhere(cluster: DemoCluster, current: Entry) -> str | None:
+    paths = [cluster.root / host / "models" / CURRENT_NAME for host in cluster.urls]
+    if not all(path.is_file() and file_sha256(path) == current.sha256 for path in paths):
         return None
-    return f"{current.sha256[:12]} at {', '.join(host.name for host in plane.cluster.active_hosts)}"
+    return f"{current.sha256[:12]} is models/{CURRENT_NAME} of {', '.join(cluster.urls)}"
 
 
 def _current(home: Home) -> Entry | None:

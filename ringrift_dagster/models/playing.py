@@ -54,6 +54,17 @@ def model_policy(name: str, config: Config, path: Path, sha256: str | None = Non
 
 def load_network(config: Config, path: Path, sha256: str | None = None) -> ReferenceNetwork:
     """The network in a checkpoint of the reference trainer, ready to play. Raises UnplayableModel."""
+    network, _ = stored_network(config, path, sha256)
+    import torch  # pyright: ignore[reportMissingImports]
+
+    from ringrift_dagster.models.training.network import fused
+
+    torch.set_num_threads(1)
+    return fused(network)
+
+
+def stored_network(config: Config, path: Path, sha256: str | None = None) -> tuple[ReferenceNetwork, str]:
+    """The network in a checkpoint of the reference trainer, as it was trained, and the file's SHA-256. Raises UnplayableModel."""
     try:
         checkpoint = read_checkpoint(path)
         content = path.read_bytes()
@@ -71,7 +82,7 @@ def load_network(config: Config, path: Path, sha256: str | None = None) -> Refer
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UnplayableModel("torch is not installed, and models play with it: pip install 'ringrift-dagster[train]'") from error
-    from ringrift_dagster.models.training.network import ARCHITECTURE_VERSION, MODEL_CLASS, ReferenceNetwork, Sizes, fused
+    from ringrift_dagster.models.training.network import ARCHITECTURE_VERSION, MODEL_CLASS, ReferenceNetwork, Sizes
 
     made_by = (checkpoint.architecture, checkpoint.architecture_version)
     if made_by != (MODEL_CLASS, ARCHITECTURE_VERSION) or checkpoint.format != "torch-zip":
@@ -79,7 +90,6 @@ def load_network(config: Config, path: Path, sha256: str | None = None) -> Refer
             f"{path} is a {' '.join(filter(None, made_by)) or 'model of unknown architecture'}; "
             f"only {MODEL_CLASS} {ARCHITECTURE_VERSION} plays here"
         )
-    torch.set_num_threads(1)
     try:
         network = ReferenceNetwork(config, Sizes(checkpoint.filters or 0, checkpoint.blocks or 0))
         weights = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)["model_state_dict"]
@@ -87,7 +97,7 @@ def load_network(config: Config, path: Path, sha256: str | None = None) -> Refer
     except Exception as error:  # torch documents none of what it raises
         reason = " ".join(str(error).split())[:200]
         raise UnplayableModel(f"{path} cannot be loaded: {type(error).__name__}: {reason}") from error
-    return fused(network)
+    return network, checkpoint.sha256
 
 
 class PolicyOnly:

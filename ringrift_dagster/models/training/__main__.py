@@ -39,6 +39,12 @@ CPU_INDEX: Final = "https://download.pytorch.org/whl/cpu"
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1))
 @click.option("--num-filters", default=32, show_default=True, type=int, help="Filters of every convolution.")
 @click.option("--num-res-blocks", default=3, show_default=True, type=int)
+@click.option(
+    "--initial-checkpoint",
+    default=None,
+    type=click.Path(path_type=Path),
+    help="Begin with its weights, and its network's size.",
+)
 @click.option("--validation-split", default=0.05, show_default=True, type=click.FloatRange(0, 0.9), help="Share held out, by game.")
 @click.option(
     "--threads", default=1, show_default=True, type=click.IntRange(1, 1024), help="More pay on idle cores; weights depend on it."
@@ -64,6 +70,7 @@ def _train(
     seed: int,
     num_filters: int,
     num_res_blocks: int,
+    initial_checkpoint: Path | None,
     validation_split: float,
     threads: int,
     keep_forced_moves: bool,
@@ -82,7 +89,7 @@ def _train(
         with TrainingSet(data_path, work_dir or save_path.parent, decisions_only=not keep_forced_moves) as data:
             if data.config != config:
                 raise TrainingDataRefused(f"{data_path} is of {data.config.key}, not of {config.key}")
-            chosen = trainer.Options(epochs, batch_size, learning_rate, seed, sizes, validation_split, threads)
+            chosen = trainer.Options(epochs, batch_size, learning_rate, seed, sizes, validation_split, threads, initial_checkpoint)
             checkpoint = trainer.train(data, chosen, save_path, lambda figures: _report("epoch", figures))
     except trainer.TrainingFailed as error:
         _end(str(error), FAILED)

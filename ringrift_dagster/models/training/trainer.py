@@ -27,6 +27,7 @@ from ringrift_dagster.datasets.features import HISTORY_LENGTH
 from ringrift_dagster.datasets.npz_export import FEATURE_VERSION
 from ringrift_dagster.datasets.npz_writer import publish
 from ringrift_dagster.models.checkpoints.description import Checkpoint, read_checkpoint
+from ringrift_dagster.models.playing import stored_network
 from ringrift_dagster.models.training.loader import Batch, TrainingDataRefused, TrainingSet
 from ringrift_dagster.models.training.network import ARCHITECTURE_VERSION, MODEL_CLASS, ReferenceNetwork, Sizes, description
 
@@ -46,7 +47,10 @@ class TrainingFailed(Exception):
 
 @dataclass(frozen=True)
 class Options:
-    """How to train. `validation` is the share of samples (of whole games where these are known) that is held out."""
+    """How to train. `validation` is the share of samples (of whole games where these are known) that is held out.
+
+    With `initial`, training begins with the weights of that checkpoint, and the network has its sizes instead of `sizes`.
+    """
 
     epochs: int = 4
     batch_size: int = 256
@@ -55,6 +59,7 @@ class Options:
     sizes: Sizes = field(default_factory=Sizes)
     validation: float = 0.05
     threads: int = 1
+    initial: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -71,11 +76,16 @@ class _Losses:
 
 
 def train(data: TrainingSet, options: Options, save_path: Path, progress: Progress) -> Checkpoint:
-    """Train on `data` and write the checkpoint; returns what was written. Raises TrainingFailed and TrainingDataRefused."""
+    """Train on `data` and write the checkpoint; returns what was written.
+
+    Raises TrainingFailed, TrainingDataRefused, and UnplayableModel for an initial checkpoint that cannot be used.
+    """
     started = datetime.now(tz=UTC)
     _make_deterministic(options)
     seed = ("training", options.seed, data.config.key)
-    network = ReferenceNetwork(data.config, options.sizes)
+    network, parent = ReferenceNetwork(data.config, options.sizes), None
+    if options.initial is not None:
+        network, parent = stored_network(data.config, options.initial)
     training, held_out = data.split(options.validation, generator(*seed, "validation"))
     if not len(training):
         raise TrainingDataRefused(f"{data.path} has too few games for a share of {options.validation:g} to be held out")
@@ -117,11 +127,20 @@ def train(data: TrainingSet, options: Options, save_path: Path, progress: Progre
                 f"the loss is no number any more in epoch {epoch}: lower --learning-rate ({options.learning_rate:g})"
             )
     info = {"started_at": started.isoformat(), **_training_info(data, options, figures, len(training), len(held_out))}
-    return save(network, save_path, data.sha256, info)
+    return save(network, save_path, data.sha256, info, parent)
 
 
-def save(network: ReferenceNetwork, path: Path, training_data_sha256: str, training_info: Mapping[str, Any]) -> Checkpoint:
-    """Write a checkpoint, whole or not at all, and read it back. Raises TrainingFailed; one that exists is not replaced."""
+def save(
+    network: ReferenceNetwork,
+    path: Path,
+    training_data_sha256: str,
+    training_info: Mapping[str, Any],
+    parent: str | None = None,
+) -> Checkpoint:
+    """Write a checkpoint, whole or not at all, and read it back. Raises TrainingFailed; one that exists is not replaced.
+
+    `parent` is the SHA-256 of the checkpoint with whose weights training began.
+    """
     described = description(network)
     weights = network.state_dict()
     content = {
@@ -138,7 +157,7 @@ def save(network: ReferenceNetwork, path: Path, training_data_sha256: str, train
             "training_data_sha256": training_data_sha256,
             "created_at": datetime.now(tz=UTC).isoformat(timespec="seconds"),
             "checksum": weights_digest(weights),
-            "parent_checkpoint": None,
+            "parent_checkpoint": parent,
         },
     }
     try:

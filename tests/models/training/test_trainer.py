@@ -13,11 +13,14 @@ import torch
 from ringrift_dagster.ai.seeds import generator
 from ringrift_dagster.datasets.encoders import BOARD_FACTS
 from ringrift_dagster.games.config import CONFIG_KEYS, parse_config
+from ringrift_dagster.games.database import file_sha256
 from ringrift_dagster.models.checkpoints.description import ENCODERS, read_checkpoint
+from ringrift_dagster.models.playing import UnplayableModel
 from ringrift_dagster.models.training import trainer
 from ringrift_dagster.models.training.loader import TrainingDataRefused, TrainingSet
 from ringrift_dagster.models.training.network import ReferenceNetwork, Sizes
 from ringrift_dagster.models.training.trainer import Options, TrainingFailed, save, train, weights_digest
+from tests.models.making import model_file
 
 TINY = Sizes(filters=4, blocks=1)
 
@@ -48,6 +51,22 @@ def test_the_same_seed_gives_the_same_weights(small: Path, tmp_path: Path) -> No
         trained(small, tmp_path / name / "model.pth", seed=seed)
     assert weights(tmp_path / "one" / "model.pth") == weights(tmp_path / "again" / "model.pth")
     assert weights(tmp_path / "one" / "model.pth") != weights(tmp_path / "other" / "model.pth")
+
+
+def test_training_continues_from_a_checkpoint_which_is_recorded(small: Path, tmp_path: Path) -> None:
+    (first := tmp_path / "first").mkdir()
+    losses = [epoch["train_loss"] for epoch in trained(small, first / "model.pth", epochs=2)]
+    (again,) = trained(small, tmp_path / "model.pth", initial=first / "model.pth", sizes=Sizes(filters=8, blocks=2))
+    assert again["train_loss"] < losses[0]
+    assert read_checkpoint(tmp_path / "model.pth").metadata["parent_checkpoint"] == file_sha256(first / "model.pth")
+    assert read_checkpoint(tmp_path / "model.pth").filters == TINY.filters
+
+
+def test_an_initial_checkpoint_of_another_config_is_refused(small: Path, tmp_path: Path) -> None:
+    other = model_file(tmp_path / "other.pth", "hex8_2p")
+    with pytest.raises(UnplayableModel, match="is a model of hex8_2p, not of square8_2p"):
+        trained(small, tmp_path / "model.pth", initial=other)
+    assert not (tmp_path / "model.pth").exists()
 
 
 def test_our_reader_knows_config_encoder_and_training_data(small: Path, tmp_path: Path) -> None:
