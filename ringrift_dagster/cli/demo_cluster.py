@@ -43,7 +43,7 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 """
 _S3_LISTENING = re.compile(r"\[(http://127\.0\.0\.1:[1-9]\d*)/\]")
-PROMOTION = "{min_blocks: 10, max_blocks: 20, floor_blocks: 40}"
+PROMOTION = "{min_blocks: 10, max_blocks: 20, floor_blocks: 40, heuristic_floor: {2p: 0.33, 3p: 0.2, 4p: 0.15}}"
 _HOSTS = """\
 # The demo's cluster. RingRift's own hosts file goes in its place.
 sync_routing:
@@ -53,7 +53,7 @@ sync_routing:
   s3: {{enabled: true, bucket: {bucket}, prefix: consolidated}}
   allowed_external_storage:
     - {{name: {drive}, host: {coordinator}, path: "{root}/{drive}"}}
-# A decision on a model takes minutes by these; the defaults ask for more games.
+# What a model can reach that is trained and judged in minutes; the defaults ask for more games, and half of them against heuristic.
 promotion: {promotion}
 hosts:
 """

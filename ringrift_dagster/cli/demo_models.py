@@ -52,7 +52,7 @@ class Lesson:
 _A_LITTLE: Final = ("--epochs", "1", "--validation-split", "0.9")
 """Options to train on a tenth of the set."""
 LESSONS: Final = (
-    Lesson("a candidate", ("--epochs", "3", "--threads", str(default_workers()))),
+    Lesson("a candidate", ("--epochs", "1", "--threads", str(default_workers()))),
     Lesson("one that hardly learns", (*_A_LITTLE, "--learning-rate", "1e-6")),
     Lesson(
         "the current model, trained a little more",

@@ -10,12 +10,13 @@ import json
 import shutil
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect, sync_playwright
 
 from ringrift_dagster.datasets.training_sets import training_set
 from ringrift_dagster.events.client import emit
@@ -26,24 +27,31 @@ from ringrift_dagster.manifest import overrides
 from ringrift_dagster.manifest.plane import HOME_LOCATION
 from ringrift_dagster.manifest.queries import where
 from ringrift_dagster.models.candidates import register
+from ringrift_dagster.models.evaluation.records import Participant, Result
 from ringrift_dagster.models.promotion.decision import default_rules
-from ringrift_dagster.models.promotion.promoting import opponents_of
+from ringrift_dagster.models.promotion.promoting import model_participant, opponents_of
 from ringrift_dagster.models.publishing.names import model_names
 from ringrift_dagster.transfer.operations import Kind, State
 from ringrift_dagster.transfer.queue import listed
 from tests.agents import RunningAgent
 from tests.live.cluster import MAIN, LiveCluster, live_cluster
-from tests.live.test_live import NPZ, ask, eventually
+from tests.live.test_live import CHROMIUM, NPZ, ask, eventually
+from tests.models.conftest import CONFIG as JUDGED
 from tests.models.conftest import exported
 from tests.models.making import model_file
-from tests.models.promotion.test_promoting import STRONG, played
+from tests.models.promotion.test_promoting import EVEN, STRONG, WEAK, played
 
 __all__ = ["exported"]
 
 pytestmark = [pytest.mark.live, pytest.mark.xdist_group("live")]
 
 CONFIG = "square8_3p"
+RULES = default_rules(4)
 FAST, SLOW = "gpu-2", "gpu-3"
+LINEAGE = {
+    "upstream": ("selfplay_games", "selfplay_databases", "canonical_games", "training_npz", "candidate_models", "evaluation_games"),
+    "downstream": ("host_replicas", "cold_storage"),
+}
 SLOW_MB_S = 0.0015
 """What there is to send takes longer than a sensor sees it through."""
 STORY = """{ assetOrError(assetKey: {path: ["%s"]}) { ... on Asset { %s(limit: 100) {
@@ -55,7 +63,8 @@ RUNS = '{ runsOrError(filter: {pipelineName: "replication_job"}) { ... on Runs {
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveCluster]:
     trains = ", role: gpu_training_primary, training_enabled: true"
     hosts = {MAIN: ", role: coordinator, is_coordinator: true", "gpu-1": ", role: gpu_selfplay", FAST: trains, SLOW: trains}
-    sections = f"sync_routing: {{replication_target: 1}}\nauto_sync: {{host_bandwidth_overrides: {{{SLOW}: {SLOW_MB_S}}}}}"
+    sections = f"sync_routing: {{replication_target: 1}}\nauto_sync: {{host_bandwidth_overrides: {{{SLOW}: {SLOW_MB_S}}}}}\n"
+    sections += "promotion: {max_blocks: 100}"
     with live_cluster(tmp_path_factory.mktemp("events"), hosts, sections=sections) as running:
         path = running.root / "gpu-1/data/training" / f"{CONFIG}.npz"
         path.parent.mkdir(parents=True)
@@ -87,33 +96,61 @@ def test_a_training_start_brings_the_data_that_its_host_lacks(cluster: LiveClust
     assert delivered(cluster.agents["gpu-1"]) == []
 
 
-def test_a_candidate_that_is_registered_is_decided_on_and_the_promoted_model_is_on_every_host(
-    cluster: LiveCluster, exported: Home, tmp_path: Path
-) -> None:
+@pytest.fixture
+def candidate(cluster: LiveCluster, exported: Home, tmp_path: Path) -> Callable[..., str]:
+    """Registers a model, after the evidence that it has against the baselines; its hash. Another seed is another model."""
     for name in ("canonical", "datasets"):
         shutil.copytree(exported.root / name, cluster.home.root / name, dirs_exist_ok=True)
     data = next(known for path in (exported.datasets / "manifests").glob("*.json") if (known := training_set(exported, path.stem)))
     assert data.newest_game is not None
-    config = parse_config(data.config)
-    file = model_file(tmp_path / "trained.pth", config.key)
-    began = (data.newest_game + timedelta(hours=1)).timestamp()
-    sha256 = file_sha256(file)
-    for opponent in opponents_of(config, None, default_rules(config.players)).values():
-        played(cluster.home, sha256, opponent, STRONG, ended=time.time())
+    config, began = parse_config(data.config), (data.newest_game + timedelta(hours=1)).timestamp()
 
-    register(
-        cluster.home, file, config, origin="test", who="tests", training_data_sha256=data.sha256, training_began=began
-    )  # fmt: skip
+    def register_one(seed: int, results: Sequence[Result], *others: tuple[Participant, Sequence[Sequence[Result]]]) -> str:
+        file = model_file(tmp_path / "trained.pth", config.key, seed)
+        baselines = opponents_of(config, None, RULES).values()
+        for opponent, turns in (*((baseline, [results]) for baseline in baselines), *others):
+            played(cluster.home, file_sha256(file), opponent, *turns, ended=time.time())
+        register(
+            cluster.home, file, config, origin="test", who="tests", training_data_sha256=data.sha256, training_began=began
+        )  # fmt: skip
+        return file_sha256(file)
 
-    (made,) = eventually(
-        lambda: told(cluster, "promoted_models", "assetMaterializations", "partition", "Promoted.", partition=config.key)
-    )
-    assert sha256[:12] in text(made)
+    return register_one
+
+
+def test_of_three_candidates_one_is_promoted_to_every_host_and_the_browser_says_why_the_others_are_not(
+    cluster: LiveCluster, candidate: Callable[..., str]
+) -> None:
+    first = candidate(1, STRONG)
+    (made,) = eventually(lambda: decided(cluster, "Promoted."))
+    assert first[:12] in text(made)
     for host in (MAIN, "gpu-1", FAST):
-        named = [cluster.root / host / "models" / name for name in model_names(config.key)]
-        eventually(lambda named=named: [path for path in named if path.exists() and file_sha256(path) == sha256] == named)
-        assert named[0].with_name(f"{named[0].name}.sha256").read_text().split()[0] == sha256
-    assert {MAIN, "gpu-1", FAST, HOME_LOCATION} <= set(cluster.known(sha256))
+        named = [cluster.root / host / "models" / name for name in model_names(JUDGED)]
+        eventually(lambda named=named: [path for path in named if path.exists() and file_sha256(path) == first] == named)
+        assert named[0].with_name(f"{named[0].name}.sha256").read_text().split()[0] == first
+    assert {MAIN, "gpu-1", FAST, HOME_LOCATION} <= set(cluster.known(first))
+
+    worse = candidate(2, WEAK)
+    eventually(lambda: decided(cluster, f"| `{worse[:12]}` | refuse | too_few_blocks, below_floor |"))
+    unproven = candidate(3, STRONG, (model_participant(first, RULES), [EVEN, WEAK, ("won", "won", "lost", "lost"), EVEN]))
+    eventually(lambda: decided(cluster, f"| `{unproven[:12]}` | refuse | too_many_blocks |"))
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM)
+        page = browser.new_page(viewport={"width": 1500, "height": 1000})
+        page.set_default_timeout(60_000)
+        page.goto(f"{cluster.services.url}/assets/promoted_models?view=partitions&partition={JUDGED}")
+        for shown in (first, "Promoted.", worse[:12], "below_floor", unproven[:12], "too_many_blocks"):
+            expect(page.get_by_text(shown).first).to_be_visible(timeout=60_000)
+        for scope, assets in LINEAGE.items():
+            page.goto(f"{cluster.services.url}/assets/promoted_models?view=lineage&lineageScope={scope}&lineageDepth=9")
+            for asset in assets:
+                expect(page.get_by_text(asset, exact=True).first).to_be_visible(timeout=60_000)
+        browser.close()
+
+
+def decided(cluster: LiveCluster, words: str) -> list[Any]:
+    """The materialisations of the promoted models of JUDGED that say this."""
+    return told(cluster, "promoted_models", "assetMaterializations", "partition", words, partition=JUDGED)
 
 
 def told(cluster: LiveCluster, asset: str, what: str, field: str, words: str, *, partition: str | None = None) -> list[Any]:

@@ -37,15 +37,17 @@ OBSERVATIONS = """{ assetOrError(assetKey: {path: ["data_manifest"]}) { ... on A
 MATERIALIZATIONS = """{ assetOrError(assetKey: {path: ["data_manifest"]}) { ... on Asset {
   assetMaterializations(limit: 10) { runId } } } }"""
 
-SMALL_DEMO = f"""
+SMALL_DEMO = """
 from ringrift_dagster.cli import demo_cluster, demo_games, demo_models, main
-floors = "{{2p: 0.001, 3p: 0.001, 4p: 0.001}}"
-demo_cluster.PROMOTION = "{{player: policy_only, min_blocks: 10, max_blocks: 10, floor_blocks: 20, " \\
-    f"random_floor: {{floors}}, heuristic_floor: {{floors}}}}"
-demo_games.TRAINING_GAMES = {{"heuristic,random": 60}}
+floors = "{2p: 0.001, 3p: 0.001, 4p: 0.001}"
+demo_cluster.PROMOTION = (
+    "{player: 'mcts:12', min_blocks: 10, max_blocks: 10, floor_blocks: 10, "
+    "random_floor: %s, heuristic_floor: %s}" % (floors, floors)
+)
+demo_games.TRAINING_GAMES = {"heuristic,random": 150}
 demo_models.LESSONS = (
-    demo_models.Lesson("a candidate", ("--epochs", "2", "--num-filters", "16")),
-    demo_models.Lesson("it again", ("--epochs", "1", "--initial-checkpoint", "models/{CURRENT_NAME}")),
+    demo_models.Lesson("a candidate", ("--epochs", "3", "--num-filters", "16")),
+    demo_models.Lesson("it again", ("--epochs", "1", "--initial-checkpoint", f"models/{demo_models.CURRENT_NAME}")),
 )
 raise SystemExit(main.main())
 """

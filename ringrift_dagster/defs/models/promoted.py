@@ -1,6 +1,6 @@
 """The asset `promoted_models`: which candidate the evidence supports, recorded and published; and the jobs of models."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import dagster as dg
 
@@ -72,7 +72,7 @@ def promoted_models(
             [
                 f"`{entry.candidate.sha256[:12]}`",
                 entry.decision.verdict,
-                ", ".join(dict.fromkeys(r.code for r in entry.decision.reasons)),
+                _codes(reason.code for reason in entry.decision.reasons),
             ]
             for entry in assessments
         ),
@@ -109,8 +109,8 @@ def promoted_models(
             **_evidence(promotion),
             "candidates decided on now": decided,
             "decisions": table(
-                ["decided", "kind", "model", "by"],
-                ([moment(entry.at), entry.kind, f"`{entry.sha256[:12]}`", entry.who] for entry in history),
+                ["decided", "kind", "model", "by", "why"],
+                ([moment(entry.at), entry.kind, f"`{entry.sha256[:12]}`", entry.who, _why(entry)] for entry in history),
             ),
             **location(published_path(home.home)),
         },
@@ -150,6 +150,17 @@ def _decide(context: dg.AssetExecutionContext, home: Home, plane: PlaneResource)
             f"whether evaluation games are among the canonical games is unknown: {error}", allow_retries=False
         ) from error
     return assessments
+
+
+def _codes(codes: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(codes))
+
+
+def _why(entry: Entry) -> str:
+    """The reason codes of a decision on evidence; what the operator wrote of any other."""
+    if entry.kind in ("promote", "refuse"):
+        return _codes(reason["code"] for reason in entry.record["decision"]["reasons"])
+    return entry.why
 
 
 def _rationales(assessments: Sequence[Assessment]) -> str:

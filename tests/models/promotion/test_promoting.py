@@ -62,17 +62,13 @@ def make(home: Home, trained: TrainingSet, tmp_path: Path) -> Make:
     return register_one
 
 
-def played(
-    home: Home, sha256: str, opponent: Participant, results: Sequence[Result], blocks: int = 60, ended: float = 1000.0
-) -> None:
-    """Evidence of so many blocks with the same results, varied a little so that they have a variance."""
+def played(home: Home, sha256: str, opponent: Participant, *results: Sequence[Result], ended: float = 1000.0) -> None:
+    """Evidence of 100 blocks: with these results in turn, or, if they are one, varied a little so that they have a variance."""
     series = Series(CONFIG, model_participant(sha256, RULES), opponent)
+    turns = results if len(results) > 1 else (("won", *results[0][1:]), results[0], results[0])
     with EvidenceStore(evidence_path(home)) as store:
         for number in range(100):
-            varied = tuple(results) if number % 3 else ("won", *results[1:])
-            games = [
-                game(number, seat, result, series=series, finished=ended + number) for seat, result in enumerate(varied, start=1)
-            ]
+            games = block(number, turns[number % len(turns)], series=series, finished=ended + number)
             store.add([_named(entry, f"{sha256[:8]}-{opponent.key}") for entry in games])
 
 
