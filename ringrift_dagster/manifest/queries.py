@@ -256,6 +256,23 @@ def items_by_quality(
         return [_item(row) for row in connection.execute(query)]
 
 
+def items_held(store: Store, type: ItemType) -> list[tuple[Item, bool]]:
+    """Every item of a type that stood somewhere when its location answered last, the first seen first; and whether a location that
+    has it answers now."""
+    answers = sa.func.max(sa.case((locations.c.liveness == Liveness.ONLINE, 1), else_=0))
+    held = (
+        sa.select(replicas.c.item_id, answers.label("answers"))
+        .join_from(replicas, locations)
+        .join(items, items.c.id == replicas.c.item_id)
+        .where(items.c.type == type, replicas.c.state == ReplicaState.AVAILABLE)
+        .group_by(replicas.c.item_id)
+        .subquery()
+    )
+    query = sa.select(*_ITEM, held.c.answers).join_from(held, items, items.c.id == held.c.item_id).order_by(items.c.id)
+    with store.reading() as connection:
+        return [(_item(row[:-1]), bool(row[-1])) for row in connection.execute(query)]
+
+
 def under_replicated(store: Store, target: int, *, limit: int = 1000) -> list[Danger]:
     """Items with fewer reachable copies than `target`, or none that is durable; the fewest first. Those without any are orphans."""
     copies = sa.func.count(sa.distinct(replicas.c.location_id))
