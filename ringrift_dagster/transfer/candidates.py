@@ -12,9 +12,9 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from ringrift_dagster.games.config import CONFIG_KEYS, parse_config
 from ringrift_dagster.home import Home
@@ -73,6 +73,15 @@ class Search:
     refused: tuple[RefusedCheckpoint, ...]
     missed: tuple[Missed, ...]
     left: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "registered": [candidate.model_dump() for candidate in self.registered],
+            "refused": [refusal.model_dump() for refusal in self.refused],
+            "missed": [asdict(missed) for missed in self.missed],
+            "left": self.left,
+        }
 
 
 @dataclass(frozen=True)
