@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import orjson
 import sqlalchemy as sa
 
+from ringrift_dagster.games.config import CONFIG_KEYS
 from ringrift_dagster.manifest.inventory import ItemType, Soundness
 from ringrift_dagster.manifest.schema import (
     by_newest_game,
@@ -107,6 +108,15 @@ class RankedSource:
 _FAR = float("inf")
 SILENT = "does not answer"
 RANKS = ("shared file system in place", "already there", "same rack", "same provider", "lowest latency", "any", SILENT)
+
+
+class HeldItem(NamedTuple):
+    """An item in short; `reachable` if a location that has it answers now."""
+
+    sha256: str
+    config: str
+    size: int
+    reachable: bool
 
 
 @dataclass(frozen=True)
@@ -256,21 +266,19 @@ def items_by_quality(
         return [_item(row) for row in connection.execute(query)]
 
 
-def items_held(store: Store, type: ItemType) -> list[tuple[Item, bool]]:
-    """Every item of a type that stood somewhere when its location answered last, the first seen first; and whether a location that
-    has it answers now."""
+def items_held(store: Store, type: ItemType) -> list[HeldItem]:
+    """Every item of a type and of a known config that stood somewhere when its location answered last, the first seen first."""
     answers = sa.func.max(sa.case((locations.c.liveness == Liveness.ONLINE, 1), else_=0))
-    held = (
-        sa.select(replicas.c.item_id, answers.label("answers"))
-        .join_from(replicas, locations)
-        .join(items, items.c.id == replicas.c.item_id)
-        .where(items.c.type == type, replicas.c.state == ReplicaState.AVAILABLE)
-        .group_by(replicas.c.item_id)
-        .subquery()
+    query = (
+        sa.select(items.c.sha256, items.c.config, items.c.size, answers)
+        .join_from(items, replicas)
+        .join(locations)
+        .where(items.c.config.in_(CONFIG_KEYS), items.c.type == type, replicas.c.state == ReplicaState.AVAILABLE)
+        .group_by(items.c.id)
+        .order_by(items.c.id)
     )
-    query = sa.select(*_ITEM, held.c.answers).join_from(held, items, items.c.id == held.c.item_id).order_by(items.c.id)
     with store.reading() as connection:
-        return [(_item(row[:-1]), bool(row[-1])) for row in connection.execute(query)]
+        return [HeldItem(digest.hex(), config, size, bool(online)) for digest, config, size, online in connection.execute(query)]
 
 
 def under_replicated(store: Store, target: int, *, limit: int = 1000) -> list[Danger]:

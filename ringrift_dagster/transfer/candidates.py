@@ -16,11 +16,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from ringrift_dagster.games.config import CONFIG_KEYS, parse_config
+from ringrift_dagster.games.config import parse_config
 from ringrift_dagster.home import Home
 from ringrift_dagster.manifest.inventory import ItemType
 from ringrift_dagster.manifest.plane import HOME_LOCATION, TOKEN_VARIABLE, Plane
-from ringrift_dagster.manifest.queries import Item, items_held
+from ringrift_dagster.manifest.queries import HeldItem, items_held
 from ringrift_dagster.manifest.store import Store
 from ringrift_dagster.models.candidates import Candidate, RegistrationRefused, candidates, register
 from ringrift_dagster.models.checkpoints.refusals import CheckpointRefused
@@ -84,28 +84,20 @@ class Search:
         }
 
 
-@dataclass(frozen=True)
-class NewCheckpoint:
-    """A checkpoint that the manifest knows and the models do not; `reachable` if a location that has it answers now."""
-
-    item: Item
-    reachable: bool
-
-
-def new_checkpoints(home: Home, store: Store) -> dict[str, list[NewCheckpoint]]:
+def new_checkpoints(home: Home, store: Store) -> dict[str, list[HeldItem]]:
     """By config, the first seen first: checkpoints at any location that are neither registered, nor decided on, nor refused.
 
     What has no config is not looked at. Raises OSError and sqlite3.Error.
     """
-    held: dict[str, list[NewCheckpoint]] = defaultdict(list)
-    for item, reachable in items_held(store, ItemType.CHECKPOINT):
-        held[item.config or ""].append(NewCheckpoint(item, reachable))
+    held: dict[str, list[HeldItem]] = defaultdict(list)
+    for item in items_held(store, ItemType.CHECKPOINT):
+        held[item.config].append(item)
     refused = refused_checkpoints(home)
-    new: dict[str, list[NewCheckpoint]] = {}
+    new: dict[str, list[HeldItem]] = {}
     with DecisionLog(log_path(home)) as log:
-        for config in filter(held.__contains__, CONFIG_KEYS):
-            known = log.models(config).union(refused, (entry.sha256 for entry in candidates(home, config)))
-            new[config] = [entry for entry in held[config] if entry.item.sha256 not in known]
+        for config, entries in held.items():
+            known = log.models(config).union(refused, (candidate.sha256 for candidate in candidates(home, config)))
+            new[config] = [item for item in entries if item.sha256 not in known]
     return {config: entries for config, entries in new.items() if entries}
 
 
@@ -124,7 +116,7 @@ def find_candidates(
     has come of it. The manifest is not refreshed. Raises UnknownConfig, OSError and sqlite3.Error.
     """
     parsed = parse_config(config)
-    items = [entry.item for entry in new_checkpoints(plane.home, plane.store).get(parsed.key, ())]
+    items = new_checkpoints(plane.home, plane.store).get(parsed.key, [])
     folder = plane.home.models / "fetched" / parsed.key
     if not items:
         _clean(folder, ())
@@ -272,7 +264,7 @@ def _origin(goods: Goods, location: str | None) -> str:
     return f"{source.location}: {source.path}"[:500] if source else "nowhere"
 
 
-def _clean(folder: Path, items: Iterable[Item]) -> None:
+def _clean(folder: Path, items: Iterable[HeldItem]) -> None:
     """Remove what has come of checkpoints that are not to be fetched any more."""
     wanted = {item.sha256[:12] for item in items}
     for path in folder.glob(".checkpoint.*.part*"):

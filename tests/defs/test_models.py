@@ -253,6 +253,19 @@ def test_a_new_checkpoint_on_a_host_asks_for_one_run(
     assert len(set(keys)) == 3
 
 
+def test_a_checkpoint_that_is_too_large_is_asked_for_once(
+    home: Home, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Store.open(default_url(home)) as store:
+        declared(store)
+        tell(store, "vast-1", [_checkpoint("huge").model_copy(update={"size": 1 << 40})], at=time.time())
+    first = _tick(home, instance, None)
+    assert [request.partition_key for request in first.run_requests or []] == [CONFIG]
+    later = time.time() + RETRY_SECONDS
+    monkeypatch.setattr("ringrift_dagster.defs.models.sensors.time", SimpleNamespace(time=lambda: later))
+    assert _tick(home, instance, first.cursor).run_requests == []
+
+
 def test_what_a_run_makes_of_checkpoints_asks_for_no_other(
     home: Home, trained: TrainingSet, instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:

@@ -205,7 +205,7 @@ def test_registered_decided_and_promoted_models_are_not_new(store: Store, home: 
         log.append(CONFIG, "promote", digest_of("promoted"), who="anna", why="test", expected=None)
         log.append(CONFIG, "refuse", digest_of("refused"), who="anna", why="test", expected=digest_of("promoted"))
     new = new_checkpoints(home, store)
-    assert {config: [(entry.item.sha256, entry.reachable) for entry in entries] for config, entries in new.items()} == {
+    assert {config: [(entry.sha256, entry.reachable) for entry in entries] for config, entries in new.items()} == {
         CONFIG: [(digest_of("new"), True)],
         "hex8_4p": [(digest_of("hex"), True)],
     }

@@ -20,7 +20,7 @@ from ringrift_dagster.models.promotion.promoting import log_path
 from ringrift_dagster.models.refused import refused_checkpoints
 
 if TYPE_CHECKING:
-    from ringrift_dagster.transfer.candidates import NewCheckpoint
+    from ringrift_dagster.manifest.queries import HeldItem
 
 RETRY_SECONDS = 3600.0
 """A checkpoint that a run did not fetch is asked for again after so long, if a host that has it answers."""
@@ -34,7 +34,7 @@ def new_candidates_sensor(context: dg.SensorEvaluationContext, home: HomeResourc
     rollback, is so brought to the hosts. The cursor holds, by config, a digest of what a run was asked for, and when. A checkpoint
     stays part of the digest when it becomes a candidate or is refused, so that what a run does asks for no other.
     """
-    from ringrift_dagster.transfer.candidates import new_checkpoints
+    from ringrift_dagster.transfer.candidates import MAX_CHECKPOINT_BYTES, new_checkpoints
 
     before: dict[str, str] = json.loads(context.cursor or "{}")
     now = int(time.time())
@@ -44,8 +44,12 @@ def new_candidates_sensor(context: dg.SensorEvaluationContext, home: HomeResourc
     registered = {config: {entry.sha256 for entry in candidates(home.home, config)} for config in CONFIG_KEYS}
     states = _states(home.home, registered, new)
     changed = {config for config, state in states.items() if before.get(config, "").partition(" ")[0] != state}
-    waiting = {config for config, entries in new.items() if any(entry.reachable for entry in entries)} - changed
-    again = {config for config in waiting if now - int(before[config].partition(" ")[2] or 0) >= RETRY_SECONDS}
+    fetchable = {
+        config
+        for config, entries in new.items()
+        if any(entry.reachable and entry.size <= MAX_CHECKPOINT_BYTES for entry in entries)
+    }
+    again = {config for config in fetchable - changed if now - int(before[config].partition(" ")[2] or 0) >= RETRY_SECONDS}
     again -= _busy(context.instance) if again else set()
     asked = {config: f"{states[config]} {now}" for config in states if config in changed | again}
     keys = {config: f"{config}:{state if config in again else states[config]}" for config, state in asked.items()}
@@ -56,9 +60,9 @@ def new_candidates_sensor(context: dg.SensorEvaluationContext, home: HomeResourc
     )
 
 
-def _states(home: Home, registered: Mapping[str, Set[str]], new: Mapping[str, Sequence["NewCheckpoint"]]) -> dict[str, str]:
+def _states(home: Home, registered: Mapping[str, Set[str]], new: Mapping[str, Sequence["HeldItem"]]) -> dict[str, str]:
     """What a run of a config would be about, as a digest; configs without candidates and new checkpoints are left out."""
-    seen = {config: {*registered[config], *(entry.item.sha256 for entry in new.get(config, ()))} for config in CONFIG_KEYS}
+    seen = {config: {*registered[config], *(entry.sha256 for entry in new.get(config, ()))} for config in CONFIG_KEYS}
     refused = list(refused_checkpoints(home).values())
     states: dict[str, str] = {}
     with DecisionLog(log_path(home)) as log:
@@ -71,7 +75,7 @@ def _states(home: Home, registered: Mapping[str, Set[str]], new: Mapping[str, Se
     return states
 
 
-def _why_nothing(registered: Mapping[str, Set[str]], new: Mapping[str, Sequence["NewCheckpoint"]]) -> str:
+def _why_nothing(registered: Mapping[str, Set[str]], new: Mapping[str, Sequence["HeldItem"]]) -> str:
     waiting = sum(map(len, new.values()))
     waits = f", {waiting} on hosts were asked for" if waiting else ""
     return f"no new candidates or decisions ({sum(map(len, registered.values()))} are registered{waits})"
