@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ringrift_dagster.cli.output import BadNews, Exit, Unreadable, as_json, print_json, print_table, progress
+from ringrift_dagster.cli.output import BadNews, Exit, Unreadable, as_json, complain, print_json, print_table, progress
+from ringrift_dagster.cli.plane import opened, with_hosts_file
 from ringrift_dagster.games.config import CONFIG_KEYS, Config, parse_config
 from ringrift_dagster.home import Home
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ringrift_dagster.models.promotion.log import Entry
     from ringrift_dagster.models.promotion.promoting import Assessment
     from ringrift_dagster.models.publishing.published_set import Publication
+    from ringrift_dagster.models.refused import RefusedCheckpoint
 
 
 class ConfigType(click.ParamType):
@@ -101,12 +103,14 @@ def models() -> None:
 @some_config
 @as_json
 def listing(config: Config | None, json_output: bool) -> int:
-    """List candidates and current models, by config."""
+    """List candidates and current models by config, and checkpoints of hosts that were refused."""
     from ringrift_dagster.models.candidates import candidates
     from ringrift_dagster.models.promotion.log import DecisionLog
     from ringrift_dagster.models.promotion.promoting import log_path
+    from ringrift_dagster.models.refused import refused_checkpoints
 
     home = Home.from_env()
+    refused = [entry for entry in refused_checkpoints(home).values() if config is None or entry.config == config.key]
     rows = []
     with DecisionLog(log_path(home)) as log:
         for key in [config.key] if config else CONFIG_KEYS:
@@ -117,7 +121,7 @@ def listing(config: Config | None, json_output: bool) -> int:
                 state = "current" if is_current else _STATES[entry.kind] if entry else "candidate"
                 rows.append({**candidate.model_dump(), "state": state, "decided_at": entry and entry.at})
     if json_output:
-        print_json({"models": rows})
+        print_json({"models": rows, "refused_checkpoints": [entry.model_dump() for entry in refused]})
         return Exit.GOOD
     print_table(
         "Models",
@@ -135,8 +139,10 @@ def listing(config: Config | None, json_output: bool) -> int:
             ]
             for row in rows
         ),
-        empty="no candidates: `ringrift-data models register FILE --config CONFIG` takes one in",
+        empty="no candidates: `ringrift-data models register FILE --config CONFIG` takes one in, `ringrift-data models find` those "
+        "on hosts",
     )
+    _show_refused(refused)
     return Exit.GOOD
 
 
@@ -193,6 +199,41 @@ def register(
         click.echo(f"{candidate.sha256} is a candidate of {config.key}")
         print_table("What disqualifies it", ["code", "detail"], ([problem.code, problem.text] for problem in problems))
     return Exit.BAD_NEWS if problems else Exit.GOOD
+
+
+@models.command("find")
+@some_config
+@with_hosts_file
+@as_json
+def find_on_hosts(config: Config | None, hosts_file: Path | None, json_output: bool) -> int:
+    """Fetch new checkpoints that lie on hosts, and register them as candidates.
+
+    New is what the manifest knows and was neither registered, nor decided on, nor refused. `ringrift-data manifest refresh` asks
+    the hosts what they hold now. Exits with 1 if a checkpoint was refused or could not be fetched.
+    """
+    from ringrift_dagster.transfer.candidates import find_candidates
+
+    with opened(hosts_file) as plane:
+        if not plane.cluster.locations():
+            raise Unreadable("no hosts file names a host: set $RINGRIFT_HOSTS_FILE, or give --hosts-file")
+        searches = [find_candidates(plane, key, who=operator()) for key in ([config.key] if config else CONFIG_KEYS)]
+    if json_output:
+        print_json({search.config: search.to_dict() for search in searches})
+    else:
+        registered = [candidate for search in searches for candidate in search.registered]
+        print_table(
+            "Candidates", ["config", "model", "origin"], ([entry.config, entry.sha256[:12], entry.origin] for entry in registered),
+            empty="no new candidates",
+        )  # fmt: skip
+        _show_refused([refusal for search in searches for refusal in search.refused])
+        print_table(
+            "Not fetched",
+            ["config", "checkpoint", "origin", "cause", "detail"],
+            ([search.config, e.sha256[:12], e.origin, e.cause, e.detail] for search in searches for e in search.missed),
+        )
+    if waiting := sum(len(search.missed) + search.left for search in searches):
+        complain(f"{waiting} checkpoints were not fetched: run this again when their hosts answer")
+    return Exit.BAD_NEWS if any(search.refused or search.missed or search.left for search in searches) else Exit.GOOD
 
 
 @models.command()
@@ -532,6 +573,14 @@ def _origin(file: Path) -> str:
     """The origin of a checkpoint about which nothing else is known; what is not printable in its name is escaped."""
     name = file.name if file.name.isprintable() else repr(file.name)[1:-1]
     return f"file:{name}"[: TextType.MAX_CHARACTERS]
+
+
+def _show_refused(refused: Sequence[RefusedCheckpoint]) -> None:
+    print_table(
+        "Refused checkpoints",
+        ["config", "checkpoint", "refused", "reason", "detail", "origin"],
+        ([entry.config, entry.sha256[:12], _time(entry.at), entry.reason, entry.detail, entry.origin] for entry in refused),
+    )
 
 
 def _show_evidence(assessment: Assessment, played: dict[str, int] | None = None) -> None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import orjson
 import sqlalchemy as sa
 
+from ringrift_dagster.games.config import CONFIG_KEYS
 from ringrift_dagster.manifest.inventory import ItemType, Soundness
 from ringrift_dagster.manifest.schema import (
     by_newest_game,
@@ -107,6 +108,15 @@ class RankedSource:
 _FAR = float("inf")
 SILENT = "does not answer"
 RANKS = ("shared file system in place", "already there", "same rack", "same provider", "lowest latency", "any", SILENT)
+
+
+class HeldItem(NamedTuple):
+    """An item in short; `reachable` if a location that has it answers now."""
+
+    sha256: str
+    config: str
+    size: int
+    reachable: bool
 
 
 @dataclass(frozen=True)
@@ -254,6 +264,21 @@ def items_by_quality(
         query = query.where(items.c.soundness == Soundness.SOUND)
     with store.reading() as connection:
         return [_item(row) for row in connection.execute(query)]
+
+
+def items_held(store: Store, type: ItemType) -> list[HeldItem]:
+    """Every item of a type and of a known config that stood somewhere when its location answered last, the first seen first."""
+    answers = sa.func.max(sa.case((locations.c.liveness == Liveness.ONLINE, 1), else_=0))
+    query = (
+        sa.select(items.c.sha256, items.c.config, items.c.size, answers)
+        .join_from(items, replicas)
+        .join(locations)
+        .where(items.c.config.in_(CONFIG_KEYS), items.c.type == type, replicas.c.state == ReplicaState.AVAILABLE)
+        .group_by(items.c.id)
+        .order_by(items.c.id)
+    )
+    with store.reading() as connection:
+        return [HeldItem(digest.hex(), config, size, bool(online)) for digest, config, size, online in connection.execute(query)]
 
 
 def under_replicated(store: Store, target: int, *, limit: int = 1000) -> list[Danger]:

@@ -30,6 +30,8 @@ from ringrift_dagster.models.publishing.published_set import publish as publish_
 from tests.models.conftest import CONFIG, exported, trained
 from tests.models.making import model_file
 from tests.models.promotion.test_promoting import STRONG, WEAK, played
+from tests.transfer.field import running_field
+from tests.transfer.test_candidates import HOSTILE, ROOM
 
 __all__ = ["exported", "trained"]
 
@@ -269,3 +271,32 @@ def test_before_the_first_promotion_no_model_was_current(models: Call, registere
 def test_without_candidates_the_list_says_how_to_get_one(models: Call) -> None:
     status, out, _ = models("list")
     assert (status, "models register FILE" in out) == (0, True)
+
+
+def test_checkpoints_on_hosts_are_found_at_a_prompt(models: Call, home: Home, tmp_path: Path) -> None:
+    data = model_file(tmp_path / "model.pth", CONFIG, 1).read_bytes()
+    with running_field(tmp_path, {"gpu-1": ""}, sections=ROOM) as field:
+        hosts = ("--hosts-file", tmp_path / "hosts.yaml")
+        assert models("find", *hosts)[:2] == (0, "no new candidates\n")
+        sha256 = field.put("gpu-1", data, f"models/candidate_{CONFIG}.pth")
+        hostile = field.put("gpu-1", HOSTILE, f"models/candidate_{CONFIG}_h.pth")
+        field.refresh()
+        field.agents["gpu-1"].kill()
+        status, out, err = models("find", "--config", CONFIG, *hosts, "--json")
+        assert (status, err.count("\n"), "2 checkpoints were not fetched" in err) == (1, 1, True)
+        assert {entry["cause"] for entry in json.loads(out)[CONFIG]["missed"]} == {"no_source"}
+        field.restart("gpu-1")
+        field.refresh()
+        status, out, err = models("find", *hosts)
+        assert (status, err, sha256[:12] in out, hostile[:12] in out) == (1, "", True, True)
+        assert models("find", *hosts)[:2] == (0, "no new candidates\n")
+    listed = json.loads(models("list", "--json")[1])
+    assert [row["origin"] for row in listed["models"]] == [f"gpu-1: models/candidate_{CONFIG}.pth"]
+    assert [(row["sha256"], row["reason"]) for row in listed["refused_checkpoints"]] == [(hostile, "forbidden_global")]
+    assert "forbidden_global" in models("list")[1]
+
+
+def test_without_a_hosts_file_nothing_can_be_found(models: Call) -> None:
+    status, out, err = models("find")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "$RINGRIFT_HOSTS_FILE" in err

@@ -1,7 +1,8 @@
-"""The asset `candidate_models`: the registered checkpoints of a config, and what disqualifies each."""
+"""The asset `candidate_models`: the checkpoints of a config, registered or found on hosts, and what disqualifies each."""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -12,6 +13,10 @@ from ringrift_dagster.defs.policies import OWNERS, config_check
 from ringrift_dagster.defs.presentation import location, moment, table
 from ringrift_dagster.defs.resources import HomeResource, PlaneResource
 from ringrift_dagster.models.candidates import PROBLEMS, Qualification, candidates, directory, qualify
+from ringrift_dagster.models.refused import RefusedCheckpoint, refused_checkpoints
+
+if TYPE_CHECKING:
+    from ringrift_dagster.transfer.candidates import Search
 
 NAME = "candidate_models"
 
@@ -44,24 +49,60 @@ assert frozenset().union(*(codes for _, codes in CHECKS.values())) == PROBLEMS.k
     check_specs=[config_check(name, NAME, promise) for name, (promise, _) in CHECKS.items()],
 )
 def candidate_models(context: dg.AssetExecutionContext, home: HomeResource, plane: PlaneResource) -> dg.MaterializeResult:
-    """Trained checkpoints that were registered as candidates, each bound to the hash of its training set.
+    """Trained checkpoints of a config, each bound to the hash of its training set.
 
-    A candidate is its SHA-256: the same name with other weights is another one. The checks are about the candidate that was
-    registered last; the table has all. One that does not qualify is never promoted, whatever it wins.
+    New ones that the manifest knows on hosts are fetched and registered first. A candidate is its SHA-256: the same name with other
+    weights is another one. The checks are about the candidate that was registered last; the table has all. One that does not
+    qualify is never promoted, whatever it wins.
     """
     config = context.partition_key
     limit = rules_for(plane, config).max_data_age
+    search = _search(context, plane)
+    refused = [entry for entry in refused_checkpoints(home.home).values() if entry.config == config]
     registered = [qualify(home.home, entry, max_data_age=limit) for entry in candidates(home.home, config)]
     if not registered:
         raise dg.Failure(
             f"no candidate of {config} is registered; `ringrift-data models register FILE --config {config}` takes one in",
+            metadata=_on_hosts(search, refused),
             allow_retries=False,
         )
     return dg.MaterializeResult(
         data_version=dg.DataVersion(digest_root(entry.candidate.sha256 for entry in registered)),
-        metadata={**_metadata(registered), **location(directory(home.home, config))},
+        metadata={**_metadata(registered), **_on_hosts(search, refused), **location(directory(home.home, config))},
         check_results=list(_checks(registered[0])),
     )
+
+
+def _search(context: dg.AssetExecutionContext, plane: PlaneResource) -> "Search":
+    """Take in what is new on hosts."""
+    from ringrift_dagster.transfer.candidates import find_candidates
+
+    with plane.open() as opened:
+        search = find_candidates(opened, context.partition_key, who=f"run {context.run.run_id}")
+    for candidate in search.registered:
+        context.log.info(f"{candidate.sha256[:12]} of {candidate.origin} is a candidate")
+    for refusal in search.refused:
+        context.log.warning(f"{refusal.sha256[:12]} of {refusal.origin} is refused: {refusal.reason}: {refusal.detail}")
+    for missed in search.missed:
+        context.log.warning(f"{missed.sha256[:12]} of {missed.origin} was not fetched: {missed.cause}: {missed.detail}")
+    return search
+
+
+def _on_hosts(search: "Search", refused: Sequence[RefusedCheckpoint]) -> dict[str, dg.MetadataValue]:
+    """What became of the checkpoints on hosts: in this run, and of those that were refused at any time."""
+    rows = [
+        *([entry.sha256, entry.origin, "registered", ""] for entry in search.registered),
+        *([entry.sha256, entry.origin, "not fetched", f"{entry.cause}: {entry.detail}"] for entry in search.missed),
+        *([entry.sha256, entry.origin, "refused", f"{entry.reason}: {entry.detail}"] for entry in refused),
+    ]
+    return {
+        "found on hosts": dg.MetadataValue.int(len(search.registered)),
+        "refused checkpoints": dg.MetadataValue.int(len(refused)),
+        "not fetched from hosts": dg.MetadataValue.int(len(search.missed) + search.left),
+        "checkpoints on hosts": table(
+            ["checkpoint", "origin", "outcome", "reason"], ([f"`{sha256[:12]}`", *rest] for sha256, *rest in rows)
+        ),
+    }
 
 
 def _metadata(registered: Sequence[Qualification]) -> dict[str, dg.MetadataValue | int]:

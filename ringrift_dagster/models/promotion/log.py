@@ -152,6 +152,11 @@ class DecisionLog:
         entries = self._select("config = ? AND sha256 = ? ORDER BY id DESC LIMIT 1", config, sha256)
         return entries[0] if entries else None
 
+    def models(self, config: str) -> set[str]:
+        """The hashes of all models that were decided on."""
+        rows = self._connection.execute("SELECT DISTINCT sha256 FROM decisions WHERE config = ?", (config,))
+        return {sha256 for (sha256,) in rows}
+
     def history(self, config: str, at: float | None = None) -> list[Entry]:
         """All decisions on a config, or those until a time; the last first."""
         return self._select("config = ? AND at <= ? ORDER BY id DESC", config, _until(at))
