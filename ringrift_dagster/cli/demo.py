@@ -11,6 +11,7 @@ import json
 import os
 import time
 import urllib.request
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -65,6 +66,7 @@ def demo(once: bool, full: bool, root: Path | None, port: int) -> int:
     """
     if full and not torch_is_installed():
         raise Unreadable("--full trains with torch, which is not installed: make torch, or pip install 'ringrift-dagster[train]'")
+    warnings.simplefilter("ignore", dg.BetaWarning)
     home = Home(root.absolute()) if root else Home.from_env()
     os.environ["RINGRIFT_DATA_HOME"] = str(home.root)
     outside = None if root else os.environ.get("DAGSTER_HOME")

@@ -16,7 +16,6 @@ from typing import Any, Final
 
 import dagster as dg
 
-from ringrift_dagster.ai.workers import default_workers
 from ringrift_dagster.cli.demo_cluster import WITHOUT_DATA, DemoCluster
 from ringrift_dagster.cli.demo_games import TRAINED as CONFIG
 from ringrift_dagster.cli.demo_timeline import StepFailed, Timeline
@@ -52,7 +51,7 @@ class Lesson:
 _A_LITTLE: Final = ("--epochs", "1", "--validation-split", "0.9")
 """Options to train on a tenth of the set."""
 LESSONS: Final = (
-    Lesson("a candidate", ("--epochs", "1", "--threads", str(default_workers()))),
+    Lesson("a candidate", ("--epochs", "1")),
     Lesson("one that hardly learns", (*_A_LITTLE, "--learning-rate", "1e-6")),
     Lesson(
         "the current model, trained a little more",
