@@ -21,7 +21,7 @@ from ringrift_dagster.models.promotion.log import DecisionLog
 from ringrift_dagster.models.promotion.promoting import log_path
 from ringrift_dagster.models.refused import refused_checkpoints
 from ringrift_dagster.transfer import candidates as module
-from ringrift_dagster.transfer.candidates import Search, find_candidates, new_checkpoints
+from ringrift_dagster.transfer.candidates import CheckpointSearch, find_candidates, new_checkpoints
 from tests.manifest.telling import declared, dies, digest_of, item, tell
 from tests.models.checkpoints.files import archive
 from tests.models.making import model_file
@@ -67,7 +67,7 @@ def model(root: Path, seed: int, config: str = CONFIG, /, **metadata: object) ->
     return model_file(root / "model.pth", config, seed, **metadata).read_bytes()
 
 
-def find(field: Field, config: str = CONFIG, **bounds: float) -> Search:
+def find(field: Field, config: str = CONFIG, **bounds: float) -> CheckpointSearch:
     return find_candidates(field.plane, config, who="test", **bounds)  # type: ignore[arg-type]
 
 
@@ -75,7 +75,7 @@ def hashes(field: Field, config: str = CONFIG) -> set[str]:
     return {entry.sha256 for entry in candidates(field.plane.home, config)}
 
 
-def counts(search: Search) -> tuple[int, int, int, int]:
+def counts(search: CheckpointSearch) -> tuple[int, int, int, int]:
     return len(search.registered), len(search.refused), len(search.missed), search.left
 
 
