@@ -39,7 +39,7 @@ MATERIALIZATIONS = """{ assetOrError(assetKey: {path: ["data_manifest"]}) { ... 
 
 SMALL_DEMO = """
 from ringrift_dagster.cli import demo_cluster, demo_games, demo_models, main
-floors = "{2p: 0.001, 3p: 0.001, 4p: 0.001}"
+floors = "{2p: 1.0e-9, 3p: 1.0e-9, 4p: 1.0e-9}"
 demo_cluster.PROMOTION = (
     "{player: 'mcts:12', min_blocks: 10, max_blocks: 10, floor_blocks: 10, "
     "random_floor: %s, heuristic_floor: %s}" % (floors, floors)
