@@ -41,7 +41,7 @@ def new_candidates_sensor(context: dg.SensorEvaluationContext, home: HomeResourc
     now = int(time.time())
     with plane.manifest() as store:
         new = new_checkpoints(home.home, store)
-    # After that, so that what a run registers meanwhile is in one of them.
+    # Read after `new`, so that a checkpoint that a run registers meanwhile is in one of the two.
     registered = {config: {entry.sha256 for entry in candidates(home.home, config)} for config in CONFIG_KEYS}
     states = _states(home.home, registered, new)
     changed = {config for config, state in states.items() if before.get(config, "").partition(" ")[0] != state}
@@ -50,14 +50,14 @@ def new_candidates_sensor(context: dg.SensorEvaluationContext, home: HomeResourc
         for config, entries in new.items()
         if any(entry.reachable and entry.size <= MAX_CHECKPOINT_BYTES for entry in entries)
     }
-    again = {config for config in fetchable - changed if now - int(before[config].partition(" ")[2] or 0) >= RETRY_SECONDS}
-    again -= _busy(context.instance) if again else set()
-    asked = {config: f"{states[config]} {now}" for config in states if config in changed | again}
-    keys = {config: f"{config}:{state if config in again else states[config]}" for config, state in asked.items()}
+    retried = {config for config in fetchable - changed if now - int(before[config].partition(" ")[2] or 0) >= RETRY_SECONDS}
+    retried -= _busy(context.instance) if retried else set()
+    requested = {config: f"{states[config]} {now}" for config in states if config in changed | retried}
+    keys = {config: f"{config}:{state if config in retried else states[config]}" for config, state in requested.items()}
     return dg.SensorResult(
         run_requests=[dg.RunRequest(run_key=key, partition_key=config) for config, key in keys.items()],
-        skip_reason=None if asked else _skip_reason(registered, new),
-        cursor=json.dumps({**before, **asked}),
+        skip_reason=None if requested else _skip_reason(registered, new),
+        cursor=json.dumps({**before, **requested}),
     )
 
 
@@ -77,8 +77,8 @@ def _states(home: Home, registered: Mapping[str, Set[str]], new: Mapping[str, Se
 
 
 def _skip_reason(registered: Mapping[str, Set[str]], new: Mapping[str, Sequence["HeldItem"]]) -> str:
-    requested = sum(map(len, new.values()))
-    on_hosts = f", {requested} on hosts were asked for" if requested else ""
+    waiting = sum(map(len, new.values()))
+    on_hosts = f", {waiting} on hosts were asked for" if waiting else ""
     return f"no new candidates or decisions ({sum(map(len, registered.values()))} are registered{on_hosts})"
 
 
