@@ -131,6 +131,10 @@ def find_candidates(
     with _fetcher(plane, folder) as fetcher:
         goods = goods_of(plane.store, [item.sha256 for item in items], fetcher.receiver)
         for item in items:
+            if item.size > MAX_CHECKPOINT_BYTES:
+                detail = f"{item.size} bytes, the limit is {MAX_CHECKPOINT_BYTES}"
+                missed.append(_missed(goods[item.sha256], "too_large", detail))
+                continue
             time_left = deadline - time.monotonic()
             if len(registered) + len(refused) >= max_new or fetched_bytes + item.size > max_bytes or time_left <= 0:
                 left += 1
@@ -164,8 +168,6 @@ class _CheckpointFetcher:
     def take_in(self, goods: Goods, config: str, who: str, seconds: float) -> Candidate | RefusedCheckpoint | MissedCheckpoint:
         """Fetch an item and register it; a partial download stays for the next search."""
         item = goods.item
-        if item.size > MAX_CHECKPOINT_BYTES:
-            return _missed(goods, "too_large", f"{item.size} bytes, the limit is {MAX_CHECKPOINT_BYTES}")
         offers = (offer for offer in self._offering.of(goods) if offer.transport in self._transports)
         usable = tuple(offer for offer in offers if offer.location not in self._silent)
         if not usable:

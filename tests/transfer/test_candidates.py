@@ -186,7 +186,8 @@ def test_a_disk_that_is_full_enough_and_a_file_too_large_are_said(
     (missed,) = find(field).missed
     assert (missed.cause, missed.origin) == ("no_room", f"gpu-1: {NAME}")
     monkeypatch.setattr(module, "MAX_CHECKPOINT_BYTES", 1)
-    assert [entry.cause for entry in find(field).missed] == ["too_large"]
+    search = find(field, max_bytes=1)
+    assert ([entry.cause for entry in search.missed], search.left) == (["too_large"], 0)
     assert refused_checkpoints(field.plane.home) == {}
 
 
