@@ -21,11 +21,10 @@ import dagster as dg
 
 from ringrift_dagster.cli.dagster_home import held
 from ringrift_dagster.cli.demo_cluster import BUCKET, DRIVE, WITH_DATA, WITHOUT_DATA, DemoCluster, demo_cluster, games_of
-from ringrift_dagster.cli.demo_games import PLAYED, play_games, play_training_games
-from ringrift_dagster.cli.demo_models import CONFIG as TRAINED
-from ringrift_dagster.cli.demo_models import torch_is_installed, train_and_promote
+from ringrift_dagster.cli.demo_games import MODEL_CONFIG, PLAYED, play_games, play_training_games
+from ringrift_dagster.cli.demo_models import check_installed, train_and_promote
 from ringrift_dagster.cli.demo_timeline import POLL_SECONDS, STEP_SECONDS, Timeline
-from ringrift_dagster.cli.output import Exit, Unreadable, complain, print_table
+from ringrift_dagster.cli.output import Exit, complain, print_table
 from ringrift_dagster.cli.registry import print_configs
 from ringrift_dagster.cli.services import Services, choose_port, stopped_by_signals
 from ringrift_dagster.datasets.overview import overview
@@ -64,8 +63,8 @@ def demo(once: bool, full: bool, root: Path | None, port: int) -> int:
     With --full a host trains three candidates. They play evaluation games, one is promoted and brought to every host, and the
     others are refused.
     """
-    if full and not torch_is_installed():
-        raise Unreadable("--full trains with torch, which is not installed: make torch, or pip install 'ringrift-dagster[train]'")
+    if full:
+        check_installed()
     warnings.simplefilter("ignore", dg.BetaWarning)
     home = Home(root.absolute()) if root else Home.from_env()
     os.environ["RINGRIFT_DATA_HOME"] = str(home.root)
@@ -248,7 +247,7 @@ def _say_where(services: Services, home: Home, full: bool) -> None:
     click.echo(f"Preload        {services.url}/assets/host_replicas?view=partitions&partition={WITHOUT_DATA}")
     click.echo(f"Events         {services.url}/assets/host_events?view=events")
     if full:
-        click.echo(f"Models         {services.url}/assets/promoted_models?view=partitions&partition={TRAINED}")
+        click.echo(f"Models         {services.url}/assets/promoted_models?view=partitions&partition={MODEL_CONFIG}")
 
 
 def _stay(services: Services) -> None:

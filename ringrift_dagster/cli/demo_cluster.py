@@ -21,6 +21,7 @@ from typing import Any
 
 import click
 
+from ringrift_dagster.cli.output import Unreadable
 from ringrift_dagster.cli.services import free_port, started
 from ringrift_dagster.home import Home
 from ringrift_dagster.manifest.sources.tree import mark_location
@@ -53,7 +54,7 @@ sync_routing:
   s3: {{enabled: true, bucket: {bucket}, prefix: consolidated}}
   allowed_external_storage:
     - {{name: {drive}, host: {coordinator}, path: "{root}/{drive}"}}
-# What a model can reach that is trained and judged in minutes; the defaults ask for more games, and half of them against heuristic.
+# Limits that a model can reach that is trained and judged in minutes; the defaults ask for more games and a higher heuristic_floor.
 promotion: {promotion}
 hosts:
 """
@@ -69,7 +70,7 @@ class DemoCluster:
     hosts_file: Path
     urls: dict[str, str] = field(default_factory=dict)
     login: str = ""
-    """How the training host is logged in to: further fields of the hosts file."""
+    """Fields of the training host in the hosts file that say how to log in to it."""
 
     @property
     def logs(self) -> Path:
@@ -80,7 +81,7 @@ class DemoCluster:
 def demo_cluster(home: Home, *, trains: bool = False) -> Iterator[DemoCluster]:
     """Start the demo's cluster and name it in the environment. Only the host with data has games, played before (`games_of`).
 
-    If it `trains`, the host without data has an ssh server.
+    If `trains`, the host without data has an ssh server, by which training jobs log in.
     """
     root = _root(home)
     cluster = DemoCluster(root, root / "distributed_hosts.yaml")
@@ -136,11 +137,16 @@ def _start_s3(stack: ExitStack, cluster: DemoCluster) -> None:
     _make_bucket(endpoint)
 
 
-def _start_ssh(stack: ExitStack, cluster: DemoCluster) -> None:
-    """An ssh server for the user of this process, with keys of its own, on loopback."""
+def ssh_server() -> str:
+    """The program sshd. Raises Unreadable if it is not installed."""
     program = shutil.which("sshd", path=os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"]))
     if program is None:
-        raise click.ClickException("the ssh server of the demo's training host is missing: apt-get install openssh-server")
+        raise Unreadable("the demo's training host needs an ssh server, which is not installed: apt-get install openssh-server")
+    return program
+
+
+def _start_ssh(stack: ExitStack, cluster: DemoCluster) -> None:
+    """Start an ssh server for the user of this process, with keys of its own, on loopback."""
     folder = cluster.root / "ssh"
     folder.mkdir(mode=0o700, exist_ok=True)
     if os.geteuid() == 0:
@@ -150,7 +156,7 @@ def _start_ssh(stack: ExitStack, cluster: DemoCluster) -> None:
             make = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
             subprocess.run(make, check=True, stdin=subprocess.DEVNULL)
     (folder / "sshd_config").write_text(_SSHD_CONFIG.format(port=free_port(), folder=folder))
-    port = _announced(stack, cluster, "ssh", [program, "-D", "-e", "-f", str(folder / "sshd_config")], _SSH_LISTENING)
+    port = _announced(stack, cluster, "ssh", [ssh_server(), "-D", "-e", "-f", str(folder / "sshd_config")], _SSH_LISTENING)
     cluster.login = f', ssh_user: "{getpass.getuser()}", ssh_port: {port}, ssh_key: "{folder / "key"}"'
 
 
@@ -185,6 +191,5 @@ def _hosts(cluster: DemoCluster) -> str:
         )
         for name, role in roles.items()
     ]  # fmt: skip
-    return _HOSTS.format(promotion=PROMOTION, bucket=BUCKET, drive=DRIVE, coordinator=COORDINATOR, root=cluster.root) + "".join(
-        lines
-    )
+    head = _HOSTS.format(promotion=PROMOTION, bucket=BUCKET, drive=DRIVE, coordinator=COORDINATOR, root=cluster.root)
+    return head + "".join(lines)

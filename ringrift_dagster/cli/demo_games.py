@@ -20,8 +20,8 @@ PLAYED = tuple(config.key for config in CONFIGS if config.board in ("square8", "
 """The configs whose games and training sets take seconds; games on the large boards are ten times as long."""
 AI, SEED = "random", 1
 """The AI that compiles fastest, and the root seed."""
-TRAINED = "square8_2p"
-"""The config of the demo's model."""
+MODEL_CONFIG = "square8_2p"
+"""The config of the demo's models."""
 TRAINING_GAMES = {"heuristic,random": 3000, "heuristic": 500, "random": 500}
 """How many games a model is trained on, by the AIs that take turns at the seats. Games between unequal AIs teach what wins."""
 OLD = timedelta(hours=12)
@@ -42,10 +42,10 @@ def play_games(into: Path, report: Callable[[str, str], None]) -> None:
 
 
 def play_training_games(into: Path, report: Callable[[str, str], None]) -> None:
-    """Play as many games as a network needs, see TRAINING_GAMES, on all cores."""
-    config = parse_config(TRAINED)
+    """Play the games that the demo's models are trained on (TRAINING_GAMES), on all cores."""
+    config = parse_config(MODEL_CONFIG)
     for ais, number in TRAINING_GAMES.items():
-        path = into / f"selfplay_{TRAINED}_{ais.replace(',', '_')}_engine{ENGINE_VERSION}.db"
+        path = into / f"selfplay_{MODEL_CONFIG}_{ais.replace(',', '_')}_engine{ENGINE_VERSION}.db"
         play = SelfPlay(config, SEED, tuple(parse_spec(ai, config) for ai in ais.split(",")))
         _play(play, path, number, report, f" by {ais}", default_workers())
 
@@ -59,7 +59,7 @@ def _play(play: SelfPlay, path: Path, number: int, report: Callable[[str, str], 
 
 
 def _games(path: Path, config: Config, number: int) -> int:
-    """How many games a database is to have: what it has if that is fresh, otherwise as many more as are played at first."""
+    """How many games a database is to have: at least `number`; if its games are stale, `number` more than it has."""
     if not path.exists():
         return number
     summary = describe(path)

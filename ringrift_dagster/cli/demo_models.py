@@ -1,6 +1,6 @@
 """The second half of `ringrift-data demo --full`: models are trained on a host and judged by games; one is promoted to every host.
 
-Nothing is decided or moved here. Runs of `training_job` are asked for, as an operator would in the web interface; what follows is
+Nothing is decided or moved here. Runs of `training_job` are started, as an operator would in the web interface; what follows is
 done by Dagster's sensors, and watched. The first half, up to the training set, is in `demo`.
 """
 
@@ -16,12 +16,13 @@ from typing import Any, Final
 
 import dagster as dg
 
-from ringrift_dagster.cli.demo_cluster import WITHOUT_DATA, DemoCluster
-from ringrift_dagster.cli.demo_games import TRAINED as CONFIG
+from ringrift_dagster.cli.demo_cluster import WITHOUT_DATA, DemoCluster, ssh_server
+from ringrift_dagster.cli.demo_games import MODEL_CONFIG
 from ringrift_dagster.cli.demo_timeline import StepFailed, Timeline
+from ringrift_dagster.cli.output import Unreadable
 from ringrift_dagster.cli.services import Services
 from ringrift_dagster.defs.models.promoted import promotion_job
-from ringrift_dagster.defs.models.training import Training, training_job
+from ringrift_dagster.defs.models.training import TrainingConfig, training_job
 from ringrift_dagster.games.database import file_sha256
 from ringrift_dagster.home import Home
 from ringrift_dagster.manifest.plane import Plane
@@ -31,35 +32,35 @@ from ringrift_dagster.models.publishing.names import model_names
 from ringrift_dagster.models.training_jobs.records import TrainingRecord, records
 
 MODEL_SECONDS: Final = 3600.0
-"""For the training of a candidate, and for the games and the decision about it."""
+"""Limit for the training of a candidate, and again for the games and the decision about it."""
 TRAINER: Final = (
     sys.executable, "-m", "ringrift_dagster.models.training", "--data-path", "{data_path}", "--save-path", "{save_path}",
     "--board-type", "{board}", "--num-players", "{players}", "--batch-size", "128",
 )  # fmt: skip
-CURRENT_NAME: Final = model_names(CONFIG)[0]
+CURRENT_NAME: Final = model_names(MODEL_CONFIG)[0]
 """The name below `models/` of a host under which it has the current model."""
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """A candidate to train, and the further options of the trainer."""
+class DemoCandidate:
+    """A candidate to train; `options` are further ones of the trainer."""
 
     title: str
     options: tuple[str, ...] = ()
 
 
-_A_LITTLE: Final = ("--epochs", "1", "--validation-split", "0.9")
-"""Options to train on a tenth of the set."""
-LESSONS: Final = (
-    Lesson("a candidate", ("--epochs", "1")),
-    Lesson("one that hardly learns", (*_A_LITTLE, "--learning-rate", "1e-6")),
-    Lesson(
+_TENTH: Final = ("--epochs", "1", "--validation-split", "0.9")
+"""Options to train once on a tenth of the set."""
+CANDIDATES: Final = (
+    DemoCandidate("a candidate", ("--epochs", "1")),
+    DemoCandidate("one that hardly learns", (*_TENTH, "--learning-rate", "1e-6")),
+    DemoCandidate(
         "the current model, trained a little more",
-        (*_A_LITTLE, "--learning-rate", "3e-4", "--initial-checkpoint", f"models/{CURRENT_NAME}"),
+        (*_TENTH, "--learning-rate", "3e-4", "--initial-checkpoint", f"models/{CURRENT_NAME}"),
     ),
 )
-"""What becomes of them: the first is promoted; the second is refused for being worse, since it reaches no floor; the third is
-refused for lack of evidence, since so few games do not show that it is stronger than the first."""
+"""The candidates in the order of their training. The first is promoted; the second is refused for being worse, since it reaches no
+floor; the third is refused for lack of evidence, since so few games do not show that it is stronger than the first."""
 
 
 def torch_is_installed() -> bool:
@@ -67,17 +68,27 @@ def torch_is_installed() -> bool:
     return importlib.util.find_spec("torch") is not None
 
 
+def check_installed() -> None:
+    """Raise Unreadable if something that training needs is not installed."""
+    if not torch_is_installed():
+        raise Unreadable("--full trains with torch, which is not installed: make torch, or pip install 'ringrift-dagster[train]'")
+    ssh_server()
+
+
 def train_and_promote(plane: Plane, instance: dg.DagsterInstance, services: Services, cluster: DemoCluster, line: Timeline) -> None:
-    """Train the candidates, each after the decision on the one before, and see the promoted one on every host."""
+    """Train the candidates, each after the decision on the previous one, and wait for the promoted one on every host.
+
+    Ends where a step fails; the timeline has the reason.
+    """
     home = plane.home
     if (current := _current(home)) is not None:
         line.happened("promoted", f"{current.sha256[:12]}, by an earlier demo")
         line.wait("every host has it", partial(_everywhere, cluster, current))
         return
-    for lesson in LESSONS:
+    for candidate in CANDIDATES:
         began = time.time()
-        run = services.launch(training_job.name, _run_config(home, lesson))
-        line.happened("training", f"{lesson.title}: {CONFIG} on {WITHOUT_DATA}, run {run[:8]}")
+        run = services.launch(training_job.name, _run_config(home, candidate))
+        line.happened("training", f"{candidate.title}: {MODEL_CONFIG} on {WITHOUT_DATA}, run {run[:8]}")
         trained = line.wait("trained", partial(_trained, home, instance, run), MODEL_SECONDS)
         record = _record(home, run)
         if not trained or record is None or record.candidate is None:
@@ -91,15 +102,15 @@ def train_and_promote(plane: Plane, instance: dg.DagsterInstance, services: Serv
             return
 
 
-def _run_config(home: Home, lesson: Lesson) -> dg.RunConfig:
-    command = [*TRAINER, *lesson.options]
-    earlier = sum(record.command == tuple(command) for record in records(home, CONFIG))
-    training = Training(config=CONFIG, host=WITHOUT_DATA, command=command, attempt=earlier + 1, python=sys.executable)
+def _run_config(home: Home, candidate: DemoCandidate) -> dg.RunConfig:
+    command = [*TRAINER, *candidate.options]
+    earlier = sum(record.command == tuple(command) for record in records(home, MODEL_CONFIG))
+    training = TrainingConfig(config=MODEL_CONFIG, host=WITHOUT_DATA, command=command, attempt=earlier + 1, python=sys.executable)
     return dg.RunConfig(ops={"train": training})
 
 
 def _record(home: Home, run: str) -> TrainingRecord | None:
-    return next((record for record in records(home, CONFIG) if record.requested_by == f"run {run}"), None)
+    return next((record for record in records(home, MODEL_CONFIG) if record.requested_by == f"run {run}"), None)
 
 
 def _trained(home: Home, instance: dg.DagsterInstance, run: str) -> str | None:
@@ -114,7 +125,7 @@ def _trained(home: Home, instance: dg.DagsterInstance, run: str) -> str | None:
 
 def _decided(home: Home, instance: dg.DagsterInstance, sha256: str, since: float) -> str | None:
     with DecisionLog(log_path(home)) as log:
-        entry = log.last_about(CONFIG, sha256)
+        entry = log.last_about(MODEL_CONFIG, sha256)
     if entry is None:
         _raise_if_failed(instance, dg.RunsFilter(job_name=promotion_job.name, created_after=datetime.fromtimestamp(since, UTC)))
         return None
@@ -145,4 +156,4 @@ def _everywhere(cluster: DemoCluster, current: Entry) -> str | None:
 
 def _current(home: Home) -> Entry | None:
     with DecisionLog(log_path(home)) as log:
-        return log.current(CONFIG)
+        return log.current(MODEL_CONFIG)

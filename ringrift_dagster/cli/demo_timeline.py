@@ -1,4 +1,4 @@
-"""What the demo prints as it goes: every step with its time, and what did not happen."""
+"""The timeline that the demo prints: every step with its time, and which steps failed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 
 POLL_SECONDS: Final = 0.3
 STEP_SECONDS: Final = 180.0
-"""For each step that Dagster does by itself."""
+"""Limit for a step that Dagster does by itself."""
 
 
 class StepFailed(Exception):
@@ -20,7 +20,7 @@ class StepFailed(Exception):
 
 @dataclass
 class Timeline:
-    """What happened when, and what did not. Every step is printed as it comes about."""
+    """Steps that happened or failed, each printed at once with the seconds since the beginning."""
 
     began: float = field(default_factory=time.monotonic)
     problems: list[tuple[str, str]] = field(default_factory=list)
@@ -33,15 +33,15 @@ class Timeline:
         self.happened(f"{what}: FAILED", why)
 
     def wait(self, what: str, look: Callable[[], str | None], seconds: float = STEP_SECONDS) -> bool:
-        """Wait until `look` says what happened; it raises StepFailed if that cannot happen any more."""
+        """Wait until `look` returns what happened; whether it did. `look` raises StepFailed if that cannot happen any more."""
         deadline = time.monotonic() + seconds
         try:
-            while (seen := look()) is None:
+            while (detail := look()) is None:
                 if time.monotonic() > deadline:
                     raise StepFailed(f"not within {seconds:.0f} s")
                 time.sleep(POLL_SECONDS)
         except StepFailed as error:
             self.failed(what, str(error))
             return False
-        self.happened(what, seen)
+        self.happened(what, detail)
         return True

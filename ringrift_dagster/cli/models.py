@@ -206,10 +206,10 @@ def register(
 @with_hosts_file
 @as_json
 def find_on_hosts(config: Config | None, hosts_file: Path | None, json_output: bool) -> int:
-    """Fetch new checkpoints that lie on hosts, and register them as candidates.
+    """Fetch new checkpoints from hosts, and register them as candidates.
 
-    New is what the manifest knows and was neither registered, nor decided on, nor refused. `ringrift-data manifest refresh` asks
-    the hosts what they hold now. Exits with 1 if a checkpoint was refused or could not be fetched.
+    New are those that the manifest knows and that were neither registered, nor decided on, nor refused. `ringrift-data manifest
+    refresh` asks the hosts what they hold now. Exits with 1 if a checkpoint was refused or could not be fetched.
     """
     from ringrift_dagster.transfer.candidates import find_candidates
 
@@ -229,11 +229,15 @@ def find_on_hosts(config: Config | None, hosts_file: Path | None, json_output: b
         print_table(
             "Not fetched",
             ["config", "checkpoint", "origin", "cause", "detail"],
-            ([search.config, e.sha256[:12], e.origin, e.cause, e.detail] for search in searches for e in search.missed),
+            (
+                [search.config, missed.sha256[:12], missed.origin, missed.cause, missed.detail]
+                for search in searches
+                for missed in search.missed
+            ),
         )
-    if waiting := sum(len(search.missed) + search.left for search in searches):
-        complain(f"{waiting} checkpoints were not fetched: run this again when their hosts answer")
-    return Exit.BAD_NEWS if any(search.refused or search.missed or search.left for search in searches) else Exit.GOOD
+    if unfetched := sum(len(search.missed) + search.left for search in searches):
+        complain(f"{unfetched} checkpoints were not fetched: run this again when their hosts answer")
+    return Exit.BAD_NEWS if unfetched or any(search.refused for search in searches) else Exit.GOOD
 
 
 @models.command()

@@ -84,11 +84,14 @@ class Services:
         self._wait("the webserver", lambda: _answers(f"{self.url}/server_info"))
 
     def launch(self, job: str, run_config: dg.RunConfig) -> str:
-        """Start a run of a job as the web interface does; its id. Raises DagsterGraphQLClientError."""
-        from dagster_graphql import DagsterGraphQLClient
+        """Start a run of a job as the web interface does; its id."""
+        from dagster_graphql import DagsterGraphQLClient, DagsterGraphQLClientError
 
-        client = DagsterGraphQLClient(HOST, port_number=self._port)
-        return client.submit_job_execution(job, repository_location_name=LOCATION, run_config=run_config)
+        try:
+            client = DagsterGraphQLClient(HOST, port_number=self._port)
+            return client.submit_job_execution(job, repository_location_name=LOCATION, run_config=run_config)
+        except DagsterGraphQLClientError as error:
+            raise click.ClickException(f"no run of {job} was started: {' '.join(str(error).split())}") from error
 
     def start_daemon(self) -> None:
         """From now on sensors, schedules and the run queue work."""

@@ -111,7 +111,7 @@ RANKS = ("shared file system in place", "already there", "same rack", "same prov
 
 
 class HeldItem(NamedTuple):
-    """An item in short; `reachable` if a location that has it answers now."""
+    """An item of a known config that a location holds; `reachable` if such a location answers now. `size` is in bytes."""
 
     sha256: str
     config: str
@@ -267,10 +267,10 @@ def items_by_quality(
 
 
 def items_held(store: Store, type: ItemType) -> list[HeldItem]:
-    """Every item of a type and of a known config that stood somewhere when its location answered last, the first seen first."""
-    answers = sa.func.max(sa.case((locations.c.liveness == Liveness.ONLINE, 1), else_=0))
+    """Items of a type and of a known config that a location held when it answered last, the first seen first."""
+    reachable = sa.func.max(sa.case((locations.c.liveness == Liveness.ONLINE, 1), else_=0))
     query = (
-        sa.select(items.c.sha256, items.c.config, items.c.size, answers)
+        sa.select(items.c.sha256, items.c.config, items.c.size, reachable)
         .join_from(items, replicas)
         .join(locations)
         .where(items.c.config.in_(CONFIG_KEYS), items.c.type == type, replicas.c.state == ReplicaState.AVAILABLE)

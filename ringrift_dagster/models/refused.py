@@ -1,7 +1,8 @@
-"""Checkpoints that were fetched from a host and refused by the reader, remembered by hash so that none is fetched again.
+"""Checkpoints that were fetched from a host and refused by the reader, recorded by hash so that none is fetched again.
 
-One JSON line each in `home.models/candidates/refused.jsonl`, which is only added to: a checkpoint whose line is removed is fetched
-again. Files that are registered at a prompt are not recorded here, nor is what the checks of a candidate find (`candidates`).
+`home.models/candidates/refused.jsonl` has one line of JSON for each and is only added to: a checkpoint whose line is removed is
+fetched again. Files that are registered at a prompt are not recorded here, nor is what the checks of a candidate find
+(`candidates`).
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ LOCAL_REASONS: Final = frozenset({"unreadable", "changed"})
 
 
 class RefusedCheckpoint(BaseModel):
-    """A checkpoint that was refused, at a time in seconds since 1970.
+    """A checkpoint that was refused; `at` is in seconds since 1970.
 
-    `config` is that of its name, `reason` a key of `checkpoints.refusals.REASONS`, `origin` the location and path it came from.
+    `config` is the one in its name, `reason` a key of `checkpoints.refusals.REASONS`, `origin` the location and path it came from.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -36,7 +37,7 @@ class RefusedCheckpoint(BaseModel):
 
 
 def record_refusal(home: Home, refusal: RefusedCheckpoint) -> None:
-    """Remember a refusal. Raises OSError."""
+    """Append a refusal to the file, durably. Raises OSError."""
     path = _path(home)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)

@@ -1,7 +1,7 @@
-"""Checkpoints that lie on hosts and become candidates: which are new, and fetching and registering them.
+"""Checkpoints on hosts that become candidates: which are new, and fetching and registering them.
 
-The config in a file's name says for which config it is fetched, and no more: what the file is, its content says, and what
-disqualifies it is for `models.candidates`. Bringing items to places by way of the queue is for `coordinator`.
+The config in a file's name decides only for which config it is fetched. What the file is, its content says; what disqualifies it
+is decided in `models.candidates`. Bringing items to places by way of the queue is for `coordinator`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ringrift_dagster.manifest.inventory import ItemType
 from ringrift_dagster.manifest.plane import HOME_LOCATION, TOKEN_VARIABLE, Plane
 from ringrift_dagster.manifest.queries import HeldItem, items_held
 from ringrift_dagster.manifest.store import Store
-from ringrift_dagster.models.candidates import Candidate, RegistrationRefused, candidates, register
+from ringrift_dagster.models.candidates import Candidate, candidates, register
 from ringrift_dagster.models.checkpoints.refusals import CheckpointRefused
 from ringrift_dagster.models.promotion.log import DecisionLog
 from ringrift_dagster.models.promotion.promoting import log_path
@@ -46,14 +46,14 @@ MAX_BYTES: Final = 16 << 30
 SEARCH_SECONDS: Final = 900.0
 """How long one search fetches; a checkpoint takes half of what is left of it at most, so that one slow host holds up no others."""
 COPIES: Final = 2
-"""A checkpoint is at home twice while it is registered."""
-_SILENCE: Final = frozenset({"refused", "timeout", "unreachable", "server_error"})
+"""How many copies of a checkpoint the home's disk has while it is registered."""
+_NO_ANSWER: Final = frozenset({"refused", "timeout", "unreachable", "server_error"})
 """Failures after which a location is not asked for anything else in the same search."""
 
 
 @dataclass(frozen=True)
-class Missed:
-    """A checkpoint that was not fetched, and is asked for again by the next search.
+class MissedCheckpoint:
+    """A checkpoint that was not fetched; the next search tries again.
 
     `origin` is a location and the path there. `cause` is one of `transfer.model.CAUSES`, or `too_large`.
     """
@@ -65,13 +65,13 @@ class Missed:
 
 
 @dataclass(frozen=True)
-class Search:
-    """What a search for new checkpoints of a config came to. `left` of them were not asked for, as the search is bounded."""
+class CheckpointSearch:
+    """The result of a search for new checkpoints of a config. `left` counts those that its bounds left for the next search."""
 
     config: str
     registered: tuple[Candidate, ...]
     refused: tuple[RefusedCheckpoint, ...]
-    missed: tuple[Missed, ...]
+    missed: tuple[MissedCheckpoint, ...]
     left: int
 
     def to_dict(self) -> dict[str, Any]:
@@ -85,9 +85,9 @@ class Search:
 
 
 def new_checkpoints(home: Home, store: Store) -> dict[str, list[HeldItem]]:
-    """By config, the first seen first: checkpoints at any location that are neither registered, nor decided on, nor refused.
+    """New checkpoints by config, the first seen first: at any location, and neither registered, nor decided on, nor refused.
 
-    What has no config is not looked at. Raises OSError and sqlite3.Error.
+    Checkpoints without a config are left out. Raises OSError and sqlite3.Error.
     """
     held: dict[str, list[HeldItem]] = defaultdict(list)
     for item in items_held(store, ItemType.CHECKPOINT):
@@ -109,34 +109,38 @@ def find_candidates(
     max_new: int = MAX_NEW,
     max_bytes: int = MAX_BYTES,
     seconds: float = SEARCH_SECONDS,
-) -> Search:
+) -> CheckpointSearch:
     """Fetch the new checkpoints of a config from the locations that have them, and register them as candidates.
 
-    What is refused by the reader is remembered; what nobody gives is asked for again by the next search, which goes on with what
-    has come of it. The manifest is not refreshed. Raises UnknownConfig, OSError and sqlite3.Error.
+    What the reader refuses is recorded (`models.refused`). What could not be fetched is tried again by the next search, which
+    continues a partial download. The manifest is not refreshed. Raises UnknownConfig, OSError and sqlite3.Error.
     """
     parsed = parse_config(config)
     items = new_checkpoints(plane.home, plane.store).get(parsed.key, [])
     folder = plane.home.models / "fetched" / parsed.key
     if not items:
         _clean(folder, ())
-        return Search(parsed.key, (), (), (), 0)
+        return CheckpointSearch(parsed.key, (), (), (), 0)
     folder.mkdir(parents=True, exist_ok=True)
     _clean(folder, items)
     registered: list[Candidate] = []
     refused: list[RefusedCheckpoint] = []
-    missed: list[Missed] = []
+    missed: list[MissedCheckpoint] = []
     left = fetched_bytes = 0
     deadline = time.monotonic() + seconds
-    with _fetching(plane, folder) as fetching:
-        goods = goods_of(plane.store, [item.sha256 for item in items], fetching.receiver)
+    with _fetcher(plane, folder) as fetcher:
+        goods = goods_of(plane.store, [item.sha256 for item in items], fetcher.receiver)
         for item in items:
+            if item.size > MAX_CHECKPOINT_BYTES:
+                detail = f"{item.size} bytes, the limit is {MAX_CHECKPOINT_BYTES}"
+                missed.append(_missed(goods[item.sha256], "too_large", detail))
+                continue
             time_left = deadline - time.monotonic()
             if len(registered) + len(refused) >= max_new or fetched_bytes + item.size > max_bytes or time_left <= 0:
                 left += 1
                 continue
-            outcome = fetching.take_in(goods[item.sha256], parsed.key, who, time_left / 2)
-            if isinstance(outcome, Missed):
+            outcome = fetcher.take_in(goods[item.sha256], parsed.key, who, time_left / 2)
+            if isinstance(outcome, MissedCheckpoint):
                 missed.append(outcome)
                 continue
             fetched_bytes += item.size
@@ -144,10 +148,10 @@ def find_candidates(
                 registered.append(outcome)
             else:
                 refused.append(outcome)
-    return Search(parsed.key, tuple(registered), tuple(refused), tuple(missed), left)
+    return CheckpointSearch(parsed.key, tuple(registered), tuple(refused), tuple(missed), left)
 
 
-class _Fetching:
+class _CheckpointFetcher:
     """Fetches checkpoints into a folder below the home, one after the other, and registers them."""
 
     def __init__(self, plane: Plane, folder: Path, agents: Agents, transports: Mapping[TransportName, RangeTransport]) -> None:
@@ -161,13 +165,11 @@ class _Fetching:
         carriers = agent_hosts(plane.cluster).items()
         self._limits = {place: TokenBucket(hosts[host].bandwidth_mb_s * 1e6 or None) for place, host in carriers if host in hosts}
 
-    def take_in(self, goods: Goods, config: str, who: str, seconds: float) -> Candidate | RefusedCheckpoint | Missed:
-        """Fetch an item and register it; half fetched, its part stays."""
+    def take_in(self, goods: Goods, config: str, who: str, seconds: float) -> Candidate | RefusedCheckpoint | MissedCheckpoint:
+        """Fetch an item and register it; a partial download stays for the next search."""
         item = goods.item
-        offers = [offer for offer in self._offering.of(goods) if offer.transport in self._transports]
+        offers = (offer for offer in self._offering.of(goods) if offer.transport in self._transports)
         usable = tuple(offer for offer in offers if offer.location not in self._silent)
-        if item.size > MAX_CHECKPOINT_BYTES:
-            return _missed(goods, "too_large", f"{item.size} bytes, the limit is {MAX_CHECKPOINT_BYTES}")
         if not usable:
             return _missed(goods, "no_source", f"no answer from {', '.join(sorted({s.location for s in goods.sources}))}")
         disk = shutil.disk_usage(self._folder)
@@ -176,12 +178,12 @@ class _Fetching:
         ordered = OrderedItem(sha256=item.sha256, size=item.size, type=ItemType.CHECKPOINT, name=item.sha256, offers=usable)
         try:
             with PartFile.open(self._folder, "checkpoint", item.sha256, item.size, goods.chunks) as part:
-                fetched = fetch(part, ordered, self._transports, _Control(seconds, self._limits))
+                fetched = fetch(part, ordered, self._transports, _FetchControl(seconds, self._limits))
                 outcome = self._register(part.path, goods, config, who, fetched)
                 part.discard()
                 return outcome
         except FetchFailed as error:
-            failures = (offer for offer in error.fetched.offers if offer.failure in _SILENCE)
+            failures = (offer for offer in error.fetched.offers if offer.failure in _NO_ANSWER)
             self._silent.update(offer.location for offer in failures)
             if error.cause == "cancelled":
                 self._silent.update(offer.location for offer in usable)
@@ -189,7 +191,7 @@ class _Fetching:
             return _missed(goods, error.cause, error.detail)
         except Held:
             return _missed(goods, "timeout", "another process is fetching it")
-        except RegistrationRefused as error:
+        except ValueError as error:  # RegistrationRefused, or a chunk table that does not fit the size
             return _missed(goods, "failed", str(error))
         except OSError as error:
             return _missed(goods, disk_cause(error), str(error))
@@ -213,8 +215,8 @@ class _Fetching:
             return refusal
 
 
-class _Control:
-    """Lets a fetch go on for so many seconds, within the limits of the links out of locations."""
+class _FetchControl:
+    """The control of one fetch: a time limit in seconds, and the bandwidth limit of every location."""
 
     def __init__(self, seconds: float, limits: Mapping[str, TokenBucket]) -> None:
         self._deadline = time.monotonic() + seconds
@@ -240,33 +242,33 @@ class _Control:
         yield {location: self._limits[location].rate if location in self._limits else None for location in locations}
 
     def progress(self, bytes_done: int, transport: TransportName, location: str, retries: int) -> None:
-        """Nobody looks."""
+        """Progress is not shown."""
 
 
 @contextmanager
-def _fetching(plane: Plane, folder: Path) -> Iterator[_Fetching]:
+def _fetcher(plane: Plane, folder: Path) -> Iterator[_CheckpointFetcher]:
     token = os.environ.get(TOKEN_VARIABLE)
     with (
         closing(Agents(plane.cluster, token)) as agents,
         closing(HttpTransport(token)) as http,
         closing(S3Transport()) as s3,
     ):
-        yield _Fetching(plane, folder, agents, {TransportName.HTTP: http, TransportName.S3: s3})
+        yield _CheckpointFetcher(plane, folder, agents, {TransportName.HTTP: http, TransportName.S3: s3})
 
 
-def _missed(goods: Goods, cause: str, detail: str) -> Missed:
-    return Missed(goods.item.sha256, _origin(goods, None), cause, " ".join(detail.split()))
+def _missed(goods: Goods, cause: str, detail: str) -> MissedCheckpoint:
+    return MissedCheckpoint(goods.item.sha256, _origin(goods, None), cause, " ".join(detail.split()))
 
 
 def _origin(goods: Goods, location: str | None) -> str:
-    """A location and the path there: of the copy that came, or of the first."""
+    """A location and the path there: of the copy that was fetched, or of the first one."""
     source = next((source for source in goods.sources if source.location == location), None) or next(iter(goods.sources), None)
     return f"{source.location}: {source.path}"[:500] if source else "nowhere"
 
 
 def _clean(folder: Path, items: Iterable[HeldItem]) -> None:
-    """Remove what has come of checkpoints that are not to be fetched any more."""
-    wanted = {item.sha256[:12] for item in items}
+    """Remove partial downloads of checkpoints that are no longer to be fetched."""
+    prefixes = {item.sha256[:12] for item in items}
     for path in folder.glob(".checkpoint.*.part*"):
-        if path.name.split(".")[2] not in wanted:
+        if path.name.split(".")[2] not in prefixes:
             path.unlink(missing_ok=True)

@@ -21,7 +21,7 @@ from ringrift_dagster.models.promotion.log import DecisionLog
 from ringrift_dagster.models.promotion.promoting import log_path
 from ringrift_dagster.models.refused import refused_checkpoints
 from ringrift_dagster.transfer import candidates as module
-from ringrift_dagster.transfer.candidates import Search, find_candidates, new_checkpoints
+from ringrift_dagster.transfer.candidates import CheckpointSearch, find_candidates, new_checkpoints
 from tests.manifest.telling import declared, dies, digest_of, item, tell
 from tests.models.checkpoints.files import archive
 from tests.models.making import model_file
@@ -67,7 +67,7 @@ def model(root: Path, seed: int, config: str = CONFIG, /, **metadata: object) ->
     return model_file(root / "model.pth", config, seed, **metadata).read_bytes()
 
 
-def find(field: Field, config: str = CONFIG, **bounds: float) -> Search:
+def find(field: Field, config: str = CONFIG, **bounds: float) -> CheckpointSearch:
     return find_candidates(field.plane, config, who="test", **bounds)  # type: ignore[arg-type]
 
 
@@ -75,7 +75,7 @@ def hashes(field: Field, config: str = CONFIG) -> set[str]:
     return {entry.sha256 for entry in candidates(field.plane.home, config)}
 
 
-def counts(search: Search) -> tuple[int, int, int, int]:
+def counts(search: CheckpointSearch) -> tuple[int, int, int, int]:
     return len(search.registered), len(search.refused), len(search.missed), search.left
 
 
@@ -186,7 +186,8 @@ def test_a_disk_that_is_full_enough_and_a_file_too_large_are_said(
     (missed,) = find(field).missed
     assert (missed.cause, missed.origin) == ("no_room", f"gpu-1: {NAME}")
     monkeypatch.setattr(module, "MAX_CHECKPOINT_BYTES", 1)
-    assert [entry.cause for entry in find(field).missed] == ["too_large"]
+    search = find(field, max_bytes=1)
+    assert ([entry.cause for entry in search.missed], search.left) == (["too_large"], 0)
     assert refused_checkpoints(field.plane.home) == {}
 
 

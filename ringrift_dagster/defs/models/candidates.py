@@ -16,7 +16,7 @@ from ringrift_dagster.models.candidates import PROBLEMS, Qualification, candidat
 from ringrift_dagster.models.refused import RefusedCheckpoint, refused_checkpoints
 
 if TYPE_CHECKING:
-    from ringrift_dagster.transfer.candidates import Search
+    from ringrift_dagster.transfer.candidates import CheckpointSearch
 
 NAME = "candidate_models"
 
@@ -73,8 +73,8 @@ def candidate_models(context: dg.AssetExecutionContext, home: HomeResource, plan
     )
 
 
-def _search(context: dg.AssetExecutionContext, plane: PlaneResource) -> "Search":
-    """Take in what is new on hosts."""
+def _search(context: dg.AssetExecutionContext, plane: PlaneResource) -> "CheckpointSearch":
+    """Fetch and register new checkpoints from hosts, and log what became of each."""
     from ringrift_dagster.transfer.candidates import find_candidates
 
     with plane.open() as opened:
@@ -88,8 +88,8 @@ def _search(context: dg.AssetExecutionContext, plane: PlaneResource) -> "Search"
     return search
 
 
-def _on_hosts(search: "Search", refused: Sequence[RefusedCheckpoint]) -> dict[str, dg.MetadataValue]:
-    """What became of the checkpoints on hosts: in this run, and of those that were refused at any time."""
+def _on_hosts(search: "CheckpointSearch", refused: Sequence[RefusedCheckpoint]) -> dict[str, dg.MetadataValue]:
+    """Metadata about checkpoints on hosts: registered or not fetched in this run, or refused at any time."""
     rows = [
         *([entry.sha256, entry.origin, "registered", ""] for entry in search.registered),
         *([entry.sha256, entry.origin, "not fetched", f"{entry.cause}: {entry.detail}"] for entry in search.missed),

@@ -1,4 +1,4 @@
-"""`new_candidates_sensor`: new candidates, new checkpoints on hosts and decisions at a prompt start the job of the models."""
+"""`new_candidates_sensor`: new candidates, new checkpoints on hosts and decisions at a prompt start `promotion_job`."""
 
 import json
 import time
@@ -18,6 +18,7 @@ from ringrift_dagster.models.candidates import candidates
 from ringrift_dagster.models.promotion.log import DecisionLog
 from ringrift_dagster.models.promotion.promoting import log_path
 from ringrift_dagster.models.refused import refused_checkpoints
+from ringrift_dagster.models.training_jobs.jobs import MAX_CHECKPOINT_BYTES
 
 if TYPE_CHECKING:
     from ringrift_dagster.manifest.queries import HeldItem
@@ -34,13 +35,13 @@ def new_candidates_sensor(context: dg.SensorEvaluationContext, home: HomeResourc
     rollback, is so brought to the hosts. The cursor holds, by config, a digest of what a run was asked for, and when. A checkpoint
     stays part of the digest when it becomes a candidate or is refused, so that what a run does asks for no other.
     """
-    from ringrift_dagster.transfer.candidates import MAX_CHECKPOINT_BYTES, new_checkpoints
+    from ringrift_dagster.transfer.candidates import new_checkpoints
 
     before: dict[str, str] = json.loads(context.cursor or "{}")
     now = int(time.time())
     with plane.manifest() as store:
         new = new_checkpoints(home.home, store)
-    # After that, so that what a run registers meanwhile is in one of them.
+    # Read after `new`, so that a checkpoint that a run registers meanwhile is in one of the two.
     registered = {config: {entry.sha256 for entry in candidates(home.home, config)} for config in CONFIG_KEYS}
     states = _states(home.home, registered, new)
     changed = {config for config, state in states.items() if before.get(config, "").partition(" ")[0] != state}
@@ -49,19 +50,19 @@ def new_candidates_sensor(context: dg.SensorEvaluationContext, home: HomeResourc
         for config, entries in new.items()
         if any(entry.reachable and entry.size <= MAX_CHECKPOINT_BYTES for entry in entries)
     }
-    again = {config for config in fetchable - changed if now - int(before[config].partition(" ")[2] or 0) >= RETRY_SECONDS}
-    again -= _busy(context.instance) if again else set()
-    asked = {config: f"{states[config]} {now}" for config in states if config in changed | again}
-    keys = {config: f"{config}:{state if config in again else states[config]}" for config, state in asked.items()}
+    retried = {config for config in fetchable - changed if now - int(before[config].partition(" ")[2] or 0) >= RETRY_SECONDS}
+    retried -= _busy(context.instance) if retried else set()
+    requested = {config: f"{states[config]} {now}" for config in states if config in changed | retried}
+    keys = {config: f"{config}:{state if config in retried else states[config]}" for config, state in requested.items()}
     return dg.SensorResult(
         run_requests=[dg.RunRequest(run_key=key, partition_key=config) for config, key in keys.items()],
-        skip_reason=None if asked else _why_nothing(registered, new),
-        cursor=json.dumps({**before, **asked}),
+        skip_reason=None if requested else _skip_reason(registered, new),
+        cursor=json.dumps({**before, **requested}),
     )
 
 
 def _states(home: Home, registered: Mapping[str, Set[str]], new: Mapping[str, Sequence["HeldItem"]]) -> dict[str, str]:
-    """What a run of a config would be about, as a digest; configs without candidates and new checkpoints are left out."""
+    """By config, a digest of its candidates, its new and refused checkpoints, and its current decision; without any, none."""
     seen = {config: {*registered[config], *(entry.sha256 for entry in new.get(config, ()))} for config in CONFIG_KEYS}
     refused = list(refused_checkpoints(home).values())
     states: dict[str, str] = {}
@@ -75,10 +76,10 @@ def _states(home: Home, registered: Mapping[str, Set[str]], new: Mapping[str, Se
     return states
 
 
-def _why_nothing(registered: Mapping[str, Set[str]], new: Mapping[str, Sequence["HeldItem"]]) -> str:
+def _skip_reason(registered: Mapping[str, Set[str]], new: Mapping[str, Sequence["HeldItem"]]) -> str:
     waiting = sum(map(len, new.values()))
-    waits = f", {waiting} on hosts were asked for" if waiting else ""
-    return f"no new candidates or decisions ({sum(map(len, registered.values()))} are registered{waits})"
+    on_hosts = f", {waiting} on hosts were asked for" if waiting else ""
+    return f"no new candidates or decisions ({sum(map(len, registered.values()))} are registered{on_hosts})"
 
 
 def _busy(instance: dg.DagsterInstance) -> set[str]:

@@ -61,7 +61,7 @@ UNFINISHED = [
 ]  # fmt: skip
 
 
-class Training(dg.Config):
+class TrainingConfig(dg.Config):
     """Configuration of a run of `training_job`: what is trained, where and how."""
 
     config: str = Field(description="Which config, e.g. square8_2p.")
@@ -88,7 +88,7 @@ class Training(dg.Config):
     out=dg.Out(dg.Nothing),
 )
 def train(
-    context: dg.OpExecutionContext, config: Training, home: HomeResource, plane: PlaneResource
+    context: dg.OpExecutionContext, config: TrainingConfig, home: HomeResource, plane: PlaneResource
 ) -> Iterator[dg.AssetMaterialization | dg.Output]:
     try:
         parse_config(config.config)
@@ -147,7 +147,7 @@ def unattended_training_sensor(context: dg.SensorEvaluationContext, home: HomeRe
         if last is not None and last.status in CANCELLED and record.cancel_by is None:
             record.cancel_by = f"run {last.run_id}"
             save(home.home, record)
-        settings = Training(
+        settings = TrainingConfig(
             config=record.config, host=record.host, command=list(record.command), attempt=record.attempt, python=record.python
         )
         yield dg.RunRequest(
@@ -158,7 +158,7 @@ def unattended_training_sensor(context: dg.SensorEvaluationContext, home: HomeRe
 
 
 def _claimed(
-    context: dg.OpExecutionContext, config: Training, home: Home, plane: PlaneResource
+    context: dg.OpExecutionContext, config: TrainingConfig, home: Home, plane: PlaneResource
 ) -> tuple[TrainingRecord, TrainingHost]:
     """The job of this run: one like it that is not over, or one for the best training set that there is."""
     from ringrift_dagster.transfer.training import NoTrainingSet, set_to_train_on, tell_started
@@ -192,7 +192,7 @@ def _claimed(
 
 def _trained(
     context: dg.OpExecutionContext,
-    config: Training,
+    config: TrainingConfig,
     home: Home,
     plane: PlaneResource,
     record: TrainingRecord,

@@ -43,7 +43,7 @@ CPU_INDEX: Final = "https://download.pytorch.org/whl/cpu"
     "--initial-checkpoint",
     default=None,
     type=click.Path(path_type=Path),
-    help="Begin with its weights, and its network's size.",
+    help="Begin with the weights of this checkpoint, and its network's size.",
 )
 @click.option("--validation-split", default=0.05, show_default=True, type=click.FloatRange(0, 0.9), help="Share held out, by game.")
 @click.option(

@@ -36,7 +36,7 @@ SPARE_BYTES: Final = 256 << 20
 """What has to stay free on the disk."""
 
 _ROWS_AT_ONCE: Final = 32
-"""For every row the system may map megabytes around it."""
+"""How many rows are read before their pages are given back: for each the system may map megabytes around it."""
 _NUMBERS: Final = ("features", "globals", "values", "values_mp")
 
 
@@ -226,8 +226,9 @@ class TrainingSet:
         return rows.column, rows.lengths()
 
     def _column(self, dtype: np.dtype[Any], row: tuple[int, ...], directory: Path) -> _Column:
-        file = self._stack.enter_context(tempfile.TemporaryFile(dir=directory, buffering=0))  # noqa: SIM115 - the stack is its context
-        return _Column(file, dtype, row)
+        column = _Column(tempfile.TemporaryFile(dir=directory, buffering=0), dtype, row)  # noqa: SIM115 - the column closes it
+        self._stack.callback(column.close)
+        return column
 
 
 class _Column:
@@ -237,6 +238,13 @@ class _Column:
         self._file = file
         self.dtype = dtype
         self.row = row
+
+    def close(self) -> None:
+        """Close the file, which ends it: nothing maps it any more."""
+        self.__dict__.pop("_rows", None)
+        if "_map" in self.__dict__:
+            self._map.close()
+        self._file.close()
 
     def append(self, rows: NDArray[Any]) -> None:
         data = np.ascontiguousarray(rows, dtype=self.dtype).data.cast("B") if rows.size else memoryview(b"")

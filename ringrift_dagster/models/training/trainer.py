@@ -83,8 +83,9 @@ def train(data: TrainingSet, options: Options, save_path: Path, progress: Progre
     started = datetime.now(tz=UTC)
     _make_deterministic(options)
     seed = ("training", options.seed, data.config.key)
-    network, parent = ReferenceNetwork(data.config, options.sizes), None
-    if options.initial is not None:
+    if options.initial is None:
+        network, parent = ReferenceNetwork(data.config, options.sizes), None
+    else:
         network, parent = stored_network(data.config, options.initial)
     training, held_out = data.split(options.validation, generator(*seed, "validation"))
     if not len(training):
