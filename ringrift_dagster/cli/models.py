@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import getpass
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,9 +19,11 @@ from ringrift_dagster.home import Home
 
 if TYPE_CHECKING:
     from ringrift_dagster.models.candidates import Candidate
+    from ringrift_dagster.models.evaluation.imported import ImportedEvidence
     from ringrift_dagster.models.promotion.decision import PromotionRules
     from ringrift_dagster.models.promotion.log import Entry
     from ringrift_dagster.models.promotion.promoting import Assessment
+    from ringrift_dagster.models.publishing.imported import ImportedPromotion
     from ringrift_dagster.models.publishing.published_set import Publication
 
 
@@ -415,9 +417,12 @@ def _publish(*, decided: bool) -> Publication:
 @click.argument("file", type=click.Path(path_type=Path))
 @as_json
 def evidence(file: Path, json_output: bool) -> int:
-    """Show results that RingRift recorded: a gauntlet, an Elo database or an export. They never count in a decision."""
+    """Show what RingRift recorded: a gauntlet, an Elo database or an export, or promotions. They never count in a decision."""
     from ringrift_dagster.models.evaluation.imported import LACKS, ImportRefused, read_evidence
+    from ringrift_dagster.models.publishing.imported import read_promotions
 
+    with suppress(ImportRefused):
+        return _show_promotions(read_promotions(file), json_output)
     try:
         entries = read_evidence(file)
     except ImportRefused as error:
@@ -444,9 +449,40 @@ def evidence(file: Path, json_output: bool) -> int:
         ),
         empty="no results",
     )
-    lacking = [code for code in LACKS if any(code in entry.lacks for entry in entries)]
-    print_table("What it lacks", ["code", "meaning"], ([code, LACKS[code]] for code in lacking))
+    _show_lacks(LACKS, entries)
     return Exit.GOOD
+
+
+def _show_promotions(promotions: list[ImportedPromotion], json_output: bool) -> int:
+    from ringrift_dagster.models.publishing.imported import LACKS
+
+    if json_output:
+        print_json([promotion.to_dict() for promotion in promotions])
+        return Exit.GOOD
+    print_table(
+        "Imported promotions",
+        ["model", "config", "alias", "promoted", "Elo", "games", "lacks"],
+        (
+            [
+                promotion.model,
+                promotion.config,
+                promotion.alias,
+                _time(promotion.at),
+                promotion.elo and f"{promotion.elo:.0f}",
+                promotion.games,
+                ", ".join(promotion.lacks),
+            ]
+            for promotion in promotions
+        ),
+        empty="no promotions",
+    )
+    _show_lacks(LACKS, promotions)
+    return Exit.GOOD
+
+
+def _show_lacks(meanings: Mapping[str, str], entries: Sequence[ImportedEvidence] | Sequence[ImportedPromotion]) -> None:
+    lacking = [code for code in meanings if any(code in entry.lacks for entry in entries)]
+    print_table("What it lacks", ["code", "meaning"], ([code, meanings[code]] for code in lacking))
 
 
 @contextmanager

@@ -268,3 +268,18 @@ def test_before_the_first_promotion_no_model_was_current(models: Call, registere
 def test_without_candidates_the_list_says_how_to_get_one(models: Call) -> None:
     status, out, _ = models("list")
     assert (status, "models register FILE" in out) == (0, True)
+
+
+def test_promotions_that_ringrift_recorded_are_shown_with_what_they_lack(models: Call, tmp_path: Path) -> None:
+    file = tmp_path / "promoted_models.json"
+    entry = {"alias_id": "ringrift_best_sq8_2p", "model_id": "ringrift_v4_sq8_2p", "elo_rating": 1625.8, "games_played": 45}
+    file.write_text(json.dumps({"models": {"square8_2p": {**entry, "promoted_at": "2025-12-14T01:43:21Z"}}}))
+    status, out, err = models("evidence", file, "--json")
+    (shown,) = json.loads(out)
+    assert (status, err) == (0, "")
+    assert (shown["source"], shown["config"], shown["lacks"]) == ("promoted_models", "square8_2p", ["no_hash", "no_evidence"])
+    status, out, _ = models("evidence", file)
+    assert "ringrift_best_sq8_2p" in out
+    assert "The model is named, not identified" in out
+    file.write_text(json.dumps([{"model_id": "ringrift_v4_sq8_2p", "rating": 1625.8}]))
+    assert json.loads(models("evidence", file, "--json")[1])[0]["source"] == "elo_export"
