@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ringrift_dagster.cli.output import BadNews, Exit, Unreadable, as_json, print_json, print_table, progress
+from ringrift_dagster.cli.output import BadNews, Exit, Unreadable, as_json, complain, print_json, print_table, progress
 from ringrift_dagster.games.config import CONFIG_KEYS, Config, parse_config
 from ringrift_dagster.home import Home
 
@@ -104,14 +104,18 @@ def models() -> None:
 @as_json
 def listing(config: Config | None, json_output: bool) -> int:
     """List candidates and current models, by config."""
-    from ringrift_dagster.models.candidates import candidates
+    from ringrift_dagster.models.candidates import candidates, unreadable_records
     from ringrift_dagster.models.promotion.log import DecisionLog
     from ringrift_dagster.models.promotion.promoting import log_path
 
     home = Home.from_env()
     rows = []
+    keys = [config.key] if config else CONFIG_KEYS
+    unreadable = [path for key in keys for path in unreadable_records(home, key)]
+    for path in unreadable:
+        complain(f"{path}: a record that cannot be read; register its file again")
     with DecisionLog(log_path(home)) as log:
-        for key in [config.key] if config else CONFIG_KEYS:
+        for key in keys:
             current = log.current(key)
             for candidate in candidates(home, key):
                 entry = log.last_about(key, candidate.sha256)
@@ -119,7 +123,7 @@ def listing(config: Config | None, json_output: bool) -> int:
                 state = "current" if is_current else _STATES[entry.kind] if entry else "candidate"
                 rows.append({**candidate.model_dump(), "state": state, "decided_at": entry and entry.at})
     if json_output:
-        print_json({"models": rows})
+        print_json({"models": rows, "unreadable": unreadable})
         return Exit.GOOD
     print_table(
         "Models",

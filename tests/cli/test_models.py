@@ -270,6 +270,15 @@ def test_without_candidates_the_list_says_how_to_get_one(models: Call) -> None:
     assert (status, "models register FILE" in out) == (0, True)
 
 
+def test_a_record_that_cannot_be_read_is_named(models: Call, home: Home) -> None:
+    record = home.models / "candidates" / CONFIG / f"{'0' * 64}.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("{")
+    status, out, err = models("list", "--json")
+    assert (status, json.loads(out)) == (0, {"models": [], "unreadable": [str(record)]})
+    assert err == f"ringrift-data: {record}: a record that cannot be read; register its file again\n"
+
+
 def test_promotions_that_ringrift_recorded_are_shown_with_what_they_lack(models: Call, tmp_path: Path) -> None:
     file = tmp_path / "promoted_models.json"
     entry = {"alias_id": "ringrift_best_sq8_2p", "model_id": "ringrift_v4_sq8_2p", "elo_rating": 1625.8, "games_played": 45}
