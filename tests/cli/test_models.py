@@ -6,10 +6,12 @@ import hashlib
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,8 @@ from ringrift_dagster.home import Home
 from ringrift_dagster.models.evaluation.records import Participant
 from ringrift_dagster.models.manifest import Current
 from ringrift_dagster.models.promotion.decision import default_rules
-from ringrift_dagster.models.promotion.promoting import model_participant, opponents_of, published_path
+from ringrift_dagster.models.promotion.log import DecisionLog
+from ringrift_dagster.models.promotion.promoting import log_path, model_participant, opponents_of, published_path
 from ringrift_dagster.models.publishing.published_set import ModelFile
 from ringrift_dagster.models.publishing.published_set import publish as publish_set
 from tests.models.conftest import CONFIG, exported, trained
@@ -277,6 +280,23 @@ def test_a_record_that_cannot_be_read_is_named(models: Call, home: Home) -> None
     status, out, err = models("list", "--json")
     assert (status, json.loads(out)) == (0, {"models": [], "unreadable": [str(record)]})
     assert err == f"ringrift-data: {record}: a record that cannot be read; register its file again\n"
+
+
+def test_a_database_that_cannot_be_used_is_named(models: Call, home: Home) -> None:
+    database = log_path(home)
+    database.parent.mkdir(parents=True)
+    database.write_bytes(b"no database" * 1000)
+    assert models("list") == (2, "", f"ringrift-data: {database} cannot be used: file is not a database\n")
+    database.unlink()
+    with DecisionLog(database) as log:
+        log.append(CONFIG, "refuse", "0" * 64, who="anna", why="it is worse", record={}, expected=None)
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("DROP TRIGGER decisions_update")
+        connection.execute("UPDATE decisions SET record = '{'")
+    status, out, err = models("history", "--config", CONFIG)
+    assert (status, out) == (2, "")
+    assert err.startswith(f"ringrift-data: {database} cannot be used: decision 1 cannot be read")
+    assert err.count("\n") == 1
 
 
 def test_promotions_that_ringrift_recorded_are_shown_with_what_they_lack(models: Call, tmp_path: Path) -> None:
