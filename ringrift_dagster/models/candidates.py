@@ -32,6 +32,7 @@ from ringrift_dagster.games.database import file_sha256
 from ringrift_dagster.home import Home
 from ringrift_dagster.models.checkpoints.description import Checkpoint, read_checkpoint
 from ringrift_dagster.models.checkpoints.refusals import CheckpointRefused
+from ringrift_dagster.models.manifest import Sha256
 
 MAX_DATA_AGE: Final = AgeLimits().fail.total_seconds()
 """Age in seconds of a training set's newest game when training began, above which the data are stale; the default."""
@@ -44,7 +45,6 @@ MAX_RECORD_BYTES: Final = 1 << 20
 _STAGED_PREFIX: Final = ".candidate-"
 _STAGED_SUFFIX: Final = ".part"
 
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Text = Annotated[str, Field(max_length=500)]
 Seconds = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
 
