@@ -62,7 +62,11 @@ class VerdictStore:
 
     def __init__(self, path: Path) -> None:
         self._connection = open_shared(path, _SCHEMA)
-        _add_later_columns(self._connection)
+        try:
+            _add_later_columns(self._connection)
+        except BaseException:
+            self._connection.close()
+            raise
         self._pending: dict[tuple[str, str, str], StoredVerdict] = {}
         self._pending_since = 0.0
 

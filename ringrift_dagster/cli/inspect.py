@@ -100,26 +100,44 @@ def npz(file: Path, manifest: bool, json_output: bool) -> int:
 
 @inspect.command()
 @FILE
+@click.option("--deep", is_flag=True, help="Then have torch load it too, in a process with limits and, where possible, no network.")
 @as_json
-def model(file: Path, json_output: bool) -> int:
-    """What a model file (torch, safetensors, ONNX) says about its model. Nothing in it is executed, and torch is not needed.
+def model(file: Path, deep: bool, json_output: bool) -> int:
+    """What a model file (torch, safetensors, ONNX) says about its model. Nothing in it is executed; only --deep needs torch.
 
     Exits with 1 if it is refused, with a reason code.
     """
-    from ringrift_dagster.models.checkpoints.description import read_checkpoint
+    from ringrift_dagster.models.checkpoints.deep_check import UNUSABLE, deep_check
+    from ringrift_dagster.models.checkpoints.description import read_with_tensors
     from ringrift_dagster.models.checkpoints.refusals import CheckpointRefused
 
     try:
-        checkpoint = read_checkpoint(file)
+        checkpoint, tensors = read_with_tensors(file)
     except CheckpointRefused as refused:
         if json_output:
             print_json({"path": file, "accepted": False, "reason": refused.reason, "detail": refused.detail})
         if refused.reason == "unreadable":
             raise Unreadable(refused.detail) from refused
         raise BadNews(f"{file}: {refused}") from refused
+    try:
+        checked = deep_check(file, checkpoint, tensors) if deep else None
+    except OSError as error:
+        raise Unreadable(f"{file}: {error.strerror or error}") from error
     if json_output:
-        print_json({"path": file, "accepted": True, **checkpoint.to_dict()})
+        print_json({"path": file, "accepted": True, **checkpoint.to_dict(), **({"deep": checked.to_dict()} if checked else {})})
+    else:
+        facts = {name.replace("_", " "): value for name, value in checkpoint.to_dict().items() if name != "metadata"}
+        print_table(str(file), ["property", "value"], ([name, value] for name, value in facts.items() if value is not None))
+    if checked is None:
         return Exit.GOOD
-    facts = {name.replace("_", " "): value for name, value in checkpoint.to_dict().items() if name != "metadata"}
-    print_table(str(file), ["property", "value"], ([name, value] for name, value in facts.items() if value is not None))
+    if checked.reason is not None:
+        raise (Unreadable if checked.reason in UNUSABLE else BadNews)(f"{file}: {checked.reason}: {checked.detail}")
+    if not json_output:
+        found = {
+            "torch": checked.torch,
+            "weights loaded": checked.tensors,
+            "answers": checked.answers and "yes",
+            "network": checked.network,
+        }
+        print_table("Deep check: passed", ["property", "value"], ([name, value] for name, value in found.items() if value))
     return Exit.GOOD

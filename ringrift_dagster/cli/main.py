@@ -89,7 +89,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         complain(f"{error.filename or ''}: {error.strerror or error}".removeprefix(": "))
         return Exit.USAGE
     except sqlite3.Error as error:
-        complain(f"a database of ours cannot be used: {_line(str(error))}")
+        complain(f"{getattr(error, '__notes__', ['a database of ours'])[0]} cannot be used: {_line(str(error))}")
         return Exit.USAGE
     except RuntimeError:
         if _home_exists():

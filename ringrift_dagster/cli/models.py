@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import getpass
 import socket
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,9 +20,11 @@ from ringrift_dagster.home import Home
 
 if TYPE_CHECKING:
     from ringrift_dagster.models.candidates import Candidate
+    from ringrift_dagster.models.evaluation.imported import ImportedEvidence
     from ringrift_dagster.models.promotion.decision import PromotionRules
     from ringrift_dagster.models.promotion.log import Entry
     from ringrift_dagster.models.promotion.promoting import Assessment
+    from ringrift_dagster.models.publishing.imported import ImportedPromotion
     from ringrift_dagster.models.publishing.published_set import Publication
     from ringrift_dagster.models.refused import RefusedCheckpoint
 
@@ -104,7 +106,7 @@ def models() -> None:
 @as_json
 def listing(config: Config | None, json_output: bool) -> int:
     """List candidates and current models by config, and checkpoints of hosts that were refused."""
-    from ringrift_dagster.models.candidates import candidates
+    from ringrift_dagster.models.candidates import candidates, unreadable_records
     from ringrift_dagster.models.promotion.log import DecisionLog
     from ringrift_dagster.models.promotion.promoting import log_path
     from ringrift_dagster.models.refused import refused_checkpoints
@@ -112,8 +114,12 @@ def listing(config: Config | None, json_output: bool) -> int:
     home = Home.from_env()
     refused = [entry for entry in refused_checkpoints(home).values() if config is None or entry.config == config.key]
     rows = []
+    keys = [config.key] if config else CONFIG_KEYS
+    unreadable = [path for key in keys for path in unreadable_records(home, key)]
+    for path in unreadable:
+        complain(f"{path}: a record that cannot be read; register its file again")
     with DecisionLog(log_path(home)) as log:
-        for key in [config.key] if config else CONFIG_KEYS:
+        for key in keys:
             current = log.current(key)
             for candidate in candidates(home, key):
                 entry = log.last_about(key, candidate.sha256)
@@ -121,7 +127,8 @@ def listing(config: Config | None, json_output: bool) -> int:
                 state = "current" if is_current else _STATES[entry.kind] if entry else "candidate"
                 rows.append({**candidate.model_dump(), "state": state, "decided_at": entry and entry.at})
     if json_output:
-        print_json({"models": rows, "refused_checkpoints": [entry.model_dump() for entry in refused]})
+        refusals = [entry.model_dump() for entry in refused]
+        print_json({"models": rows, "refused_checkpoints": refusals, "unreadable": unreadable})
         return Exit.GOOD
     print_table(
         "Models",
@@ -460,9 +467,12 @@ def _publish(*, decided: bool) -> Publication:
 @click.argument("file", type=click.Path(path_type=Path))
 @as_json
 def evidence(file: Path, json_output: bool) -> int:
-    """Show results that RingRift recorded: a gauntlet, an Elo database or an export. They never count in a decision."""
+    """Show what RingRift recorded: a gauntlet, an Elo database or an export, or promotions. They never count in a decision."""
     from ringrift_dagster.models.evaluation.imported import LACKS, ImportRefused, read_evidence
+    from ringrift_dagster.models.publishing.imported import read_promotions
 
+    with suppress(ImportRefused):
+        return _show_promotions(read_promotions(file), json_output)
     try:
         entries = read_evidence(file)
     except ImportRefused as error:
@@ -489,9 +499,40 @@ def evidence(file: Path, json_output: bool) -> int:
         ),
         empty="no results",
     )
-    lacking = [code for code in LACKS if any(code in entry.lacks for entry in entries)]
-    print_table("What it lacks", ["code", "meaning"], ([code, LACKS[code]] for code in lacking))
+    _show_lacks(LACKS, entries)
     return Exit.GOOD
+
+
+def _show_promotions(promotions: list[ImportedPromotion], json_output: bool) -> int:
+    from ringrift_dagster.models.publishing.imported import LACKS
+
+    if json_output:
+        print_json([promotion.to_dict() for promotion in promotions])
+        return Exit.GOOD
+    print_table(
+        "Imported promotions",
+        ["model", "config", "alias", "promoted", "Elo", "games", "lacks"],
+        (
+            [
+                promotion.model,
+                promotion.config,
+                promotion.alias,
+                _time(promotion.at),
+                promotion.elo and f"{promotion.elo:.0f}",
+                promotion.games,
+                ", ".join(promotion.lacks),
+            ]
+            for promotion in promotions
+        ),
+        empty="no promotions",
+    )
+    _show_lacks(LACKS, promotions)
+    return Exit.GOOD
+
+
+def _show_lacks(meanings: Mapping[str, str], entries: Sequence[ImportedEvidence] | Sequence[ImportedPromotion]) -> None:
+    lacking = [code for code in meanings if any(code in entry.lacks for entry in entries)]
+    print_table("What it lacks", ["code", "meaning"], ([code, meanings[code]] for code in lacking))
 
 
 @contextmanager

@@ -105,8 +105,11 @@ def serve(
     """Tell what this host holds, serve it by hash, and pull what is ordered, until stopped.
 
     Prints `listening URL` once it answers. Whoever asks needs the token in $RINGRIFT_NODE_TOKEN, if it is set; on an address that
-    others reach there has to be one. It is also what other agents are shown when something is pulled from them.
+    others reach there has to be one. It is also what other agents are shown when something is pulled from them. Where
+    $RINGRIFT_MODEL_VERIFYING_KEY names a key, promoted models get their names only by a manifest that was signed with it.
     """
+    from ringrift_dagster.models.publishing.reasons import PublishingRefused
+    from ringrift_dagster.models.publishing.signature import VERIFYING_KEY, configured_verifier
     from ringrift_dagster.node.agent import AgentConfig
     from ringrift_dagster.node.serve import Unprotected, token_from_env
     from ringrift_dagster.node.serve import serve as run
@@ -120,6 +123,10 @@ def serve(
         raise click.UsageError("home is the name of the project's own home")
     if coordinator is not None and not re.match(r"https?://[^/]", coordinator):
         raise click.UsageError(f"not an agent's URL: {coordinator!r}")
+    try:
+        verify = configured_verifier()
+    except PublishingRefused as error:
+        raise Unreadable(f"{VERIFYING_KEY}: {error}") from None
     config = AgentConfig(
         name=name,
         root=root.absolute(),
@@ -132,6 +139,7 @@ def serve(
         token=token_from_env(),
         home=home.absolute() if home else None,
         coordinator=coordinator,
+        verify=verify,
         uplink=uplink * 1e6 if uplink else None,
         min_free_bytes=int(keep_free * 2**30),
         bittorrent=None if bittorrent is None else (host, bittorrent),

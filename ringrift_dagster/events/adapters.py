@@ -257,6 +257,8 @@ FIELDS: dict[str, Ways] = {
     "items": _by(first_names, "items"),
 }
 """The ways in which any payload may tell a field."""
+UNTOLD = frozenset({"other", "manifest", "signature"})
+"""Fields of payloads that no host tells: nobody tells the coordinator what was signed."""
 WAYS: dict[EventType, dict[str, Ways]] = {
     EventType.TRAINING_THRESHOLD_REACHED: {"threshold": _by(whole, "threshold"), "urgency": _by(text, "priority urgency")},
     # A stage's result counts `games_generated`, and says 0 where the stage generates none.
@@ -294,7 +296,7 @@ class _Reader:
 
 def _reader(kind: EventType) -> _Reader:
     model = PAYLOADS[kind]
-    fields = model.model_fields.keys() - {"other"}
+    fields = model.model_fields.keys() - UNTOLD
     ways: dict[str, tuple[str, int, Read]] = {}
     for field in (name for name in model.model_fields if name in fields):
         for step, spelt in enumerate(WAYS.get(kind, {}).get(field, FIELDS[field])):

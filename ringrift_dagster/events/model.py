@@ -27,6 +27,8 @@ from ringrift_dagster.manifest.inventory import Bytes, ConfigKey, Count, ItemTyp
 MAX_RAW = 16 << 10
 """Characters that are kept of what was not understood."""
 MAX_TEXT = 500
+MAX_MANIFEST = 128 << 10
+"""Characters of a model manifest; that of twelve configs has ten thousand."""
 MAX_OTHER = 40
 """Further fields of a payload that are kept as they came."""
 
@@ -212,6 +214,10 @@ class ModelPromoted(Payload):
     promotion: Said | None = None
     reason: Said | None = None
     success: bool | None = None
+    manifest: Annotated[str, StringConstraints(max_length=MAX_MANIFEST)] | None = None
+    """Where manifests are signed: the published one, with every config's current model."""
+    signature: Annotated[str, StringConstraints(pattern="^[0-9a-f]{2,8192}$")] | None = None
+    """Of `manifest`, in hexadecimal."""
 
 
 class HostOnline(Payload):

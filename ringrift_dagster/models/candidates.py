@@ -7,6 +7,7 @@ it is promoted for `promotion`.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import time
@@ -31,6 +32,7 @@ from ringrift_dagster.games.database import file_sha256
 from ringrift_dagster.home import Home
 from ringrift_dagster.models.checkpoints.description import Checkpoint, read_checkpoint
 from ringrift_dagster.models.checkpoints.refusals import CheckpointRefused
+from ringrift_dagster.models.manifest import Sha256
 
 MAX_DATA_AGE: Final = AgeLimits().fail.total_seconds()
 """Age in seconds of a training set's newest game when training began, above which the data are stale; the default."""
@@ -40,8 +42,9 @@ MIN_PREFIX: Final = 8
 """Characters of a hash that are enough to name a candidate, if no other begins with them."""
 SUFFIXES: Final = {"torch-zip": ".pth", "torch-legacy": ".pth", "safetensors": ".safetensors", "onnx": ".onnx"}
 MAX_RECORD_BYTES: Final = 1 << 20
+_STAGED_PREFIX: Final = ".candidate-"
+_STAGED_SUFFIX: Final = ".part"
 
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Text = Annotated[str, Field(max_length=500)]
 Seconds = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
 
@@ -147,8 +150,10 @@ def register(
     """
     folder = directory(home, config.key)
     folder.mkdir(parents=True, exist_ok=True)
-    handle, name = mkstemp(prefix=".candidate-", suffix=".part", dir=folder)
-    os.close(handle)
+    with FileLock(folder / ".lock"):
+        _remove_leftovers(folder)
+        handle, name = mkstemp(prefix=_STAGED_PREFIX, suffix=_STAGED_SUFFIX, dir=folder)
+        fcntl.flock(handle, fcntl.LOCK_EX)  # held to the end: by it the next registration knows that somebody owns the file
     staged = Path(name)
     try:
         read_checkpoint(file)  # nothing is copied that is no model, or endless
@@ -181,10 +186,29 @@ def register(
         return candidate
     finally:
         staged.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what registrations that were killed had staged; what one that goes on has is locked. The folder's lock is held."""
+    for path in folder.glob(f"{_STAGED_PREFIX}*{_STAGED_SUFFIX}"):
+        handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink(missing_ok=True)
+        except BlockingIOError:
+            continue
+        finally:
+            os.close(handle)
+
+
+def unreadable_records(home: Home, config: str) -> list[Path]:
+    """Records of candidates of a config that cannot be read: these are no candidates until they are registered again."""
+    return sorted(path for path in directory(home, config).glob("[0-9a-f]*.json") if _read(path) is None)
 
 
 def candidates(home: Home, config: str) -> list[Candidate]:
-    """The candidates of a config, the last registered first. Records that cannot be read are left out."""
+    """The candidates of a config, the last registered first. Those of `unreadable_records` are left out."""
     known = (_read(path) for path in directory(home, config).glob("[0-9a-f]*.json"))
     return sorted((entry for entry in known if entry is not None), key=lambda entry: (-entry.registered_at, entry.sha256))
 

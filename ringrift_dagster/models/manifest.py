@@ -8,8 +8,10 @@ JSON Schema. Which model becomes current is not decided here.
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import orjson
 from filelock import FileLock
@@ -17,10 +19,17 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from ringrift_dagster.games.config import CONFIG_KEYS
 from ringrift_dagster.models.publishing.files import sync_directory, write_durably
+from ringrift_dagster.models.publishing.reasons import PublishingRefused
+
+if TYPE_CHECKING:
+    from ringrift_dagster.models.publishing.published_set import Verifier
 
 PATH = "data/model_manifest.json"
 """Relative to a host's RingRift tree."""
+SIGNATURE_PATH: Final = f"{PATH}.sig"
+"""Where a host checks signatures: that of the manifest, as it was published."""
 MAX_BYTES = 1 << 20
+MAX_SIGNATURE_BYTES: Final = 4096
 LOCK_SECONDS: Final = 30.0
 """How long a writer waits for another one."""
 
@@ -100,17 +109,15 @@ def later(known: Current | None, current: Current) -> Current:
     """
     if known is None:
         return current
-    first, second = ((entry.promoted_at, entry.sha256) for entry in (known, current))
-    if first == second:
+    if _rank(known) == _rank(current):
         return known.model_copy(update={name: getattr(current, name) for name in current.model_dump(exclude_defaults=True)})
-    return max(known, current, key=lambda entry: (entry.promoted_at, entry.sha256))
+    return max(known, current, key=_rank)
 
 
 def read(root: Path) -> ModelManifest:
     """The manifest of a tree; an empty one if there is none, or none that can be read."""
     try:
-        with (root / PATH).open("rb") as file:
-            return ModelManifest.model_validate_json(file.read(MAX_BYTES))
+        return ModelManifest.model_validate_json(_head(root / PATH, MAX_BYTES))
     except (OSError, ValidationError):
         return ModelManifest()
 
@@ -135,6 +142,71 @@ def note(root: Path, config: str, current: Current) -> bool:
         part.replace(target)
         sync_directory(target.parent)
     return True
+
+
+@dataclass(frozen=True)
+class SignedManifest:
+    """A manifest as it was published, and its detached signature."""
+
+    content: bytes
+    signature: bytes
+
+
+def read_signed(root: Path, verify: Verifier) -> ModelManifest:
+    """The manifest of a tree, if it is one that was signed. Raises PublishingRefused (`no_signature`, `bad_signature`)."""
+    try:
+        content, signature = (_head(root / path, most) for path, most in ((PATH, MAX_BYTES), (SIGNATURE_PATH, MAX_SIGNATURE_BYTES)))
+    except OSError as error:
+        raise PublishingRefused("no_signature", f"{error.filename}: {error.strerror}") from error
+    return _verified(SignedManifest(content, signature), verify)
+
+
+def note_signed(root: Path, signed: SignedManifest, verify: Verifier) -> bool:
+    """Make a published manifest that of a tree, unless a later one is; returns whether that changed anything.
+
+    What is there without a valid signature counts for nothing. Both files are on disk when this returns; for whoever reads between
+    the two, and after a loss of power there, the signature is bad until this is done again. Raises PublishingRefused
+    (`no_signature`, `bad_signature`, `contradicts`), and OSError as `note` does.
+    """
+    offered = _verified(signed, verify)
+    target = root / PATH
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.with_name(f".{target.name}.lock"), timeout=LOCK_SECONDS):
+        known = ModelManifest()
+        with suppress(PublishingRefused):
+            known = read_signed(root, verify)
+        newer = [config for config, entry in offered.models.items() if _rank(entry) > _rank(known.models.get(config))]
+        older = [config for config, entry in known.models.items() if _rank(entry) > _rank(offered.models.get(config))]
+        if newer and older:
+            raise PublishingRefused("contradicts", f"of {older[0]} the tree has a later model, and of {newer[0]} an earlier one")
+        if older or offered == known:
+            return False
+        parts = [(path, path.with_name(f".{path.name}.part")) for path in (root / PATH, root / SIGNATURE_PATH)]
+        for (_, part), content in zip(parts, (signed.content, signed.signature), strict=True):
+            part.unlink(missing_ok=True)
+            write_durably(part, content)
+        for path, part in parts:
+            part.replace(path)
+        sync_directory(target.parent)
+    return True
+
+
+def _verified(signed: SignedManifest, verify: Verifier) -> ModelManifest:
+    verify(signed.content, signed.signature)
+    try:
+        return ModelManifest.model_validate_json(signed.content)
+    except ValidationError as error:
+        raise PublishingRefused("bad_signature", "what was signed is no model manifest") from error
+
+
+def _rank(entry: Current | None) -> tuple[float, str]:
+    """The later of two promotions has the greater rank."""
+    return (entry.promoted_at, entry.sha256) if entry is not None else (-1.0, "")
+
+
+def _head(path: Path, most: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(most)
 
 
 def json_schema() -> bytes:

@@ -8,6 +8,7 @@ from pathlib import Path
 from ringrift_dagster.manifest.sources.layouts import HOME as HOME_LAYOUT
 from ringrift_dagster.manifest.sources.layouts import NODE, SHARED, Layout, drive
 from ringrift_dagster.manifest.sources.tree import MIN_FREE_BYTES, STATE, TreeInventory
+from ringrift_dagster.models.publishing.published_set import Verifier
 from ringrift_dagster.node.host_events import HostEvents
 from ringrift_dagster.node.metrics import Metrics
 from ringrift_dagster.node.model_names import ModelNames
@@ -25,7 +26,8 @@ class AgentConfig:
     `state` is where the agent remembers; by default below the root. Whoever asks needs `token`, if there is one, and so do the
     agents that this one asks. `home`: this project's own home, where this is its host. `min_free_bytes` stay free on every disk.
     `uplink` bytes a second are sent at most, all objects together, and as much again to peers of `bittorrent`: the address and port
-    for that, if there is to be any. Events are pushed to the agent at the URL `coordinator`.
+    for that, if there is to be any. Events are pushed to the agent at the URL `coordinator`. With `verify`, promoted models get
+    their names only by a manifest with a signature that it accepts.
     """
 
     name: str
@@ -42,6 +44,7 @@ class AgentConfig:
     uplink: float | None = None
     bittorrent: tuple[str, int] | None = None
     coordinator: str | None = None
+    verify: Verifier | None = None
 
 
 class Agent:
@@ -77,10 +80,11 @@ class Agent:
             home=config.home,
             token=config.token,
             tree=config.root,
+            verify=config.verify,
             registry=self.metrics.registry,
         )
 
-        self.model_names = ModelNames(self.roots[TREE].tree)
+        self.model_names = ModelNames(self.roots[TREE].tree, config.verify, self.metrics)
 
     def _root(self, name: str, kind: RootKind, location: str, path: Path, layout: Layout, state: Path) -> Root:
         tree = TreeInventory(

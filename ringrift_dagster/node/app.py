@@ -127,6 +127,7 @@ class _Face:
                 "pending": sum(root.pending for root in self.agent.roots.values()),
                 "transports": sorted(self.agent.pulls.transports),
                 "events": self.agent.events.health(),
+                "models": self.agent.model_names.health(),
                 "bittorrent": {"port": self.agent.swarm.port} if self.agent.swarm else None,
             }
         )

@@ -26,14 +26,16 @@ from ringrift_dagster.events import inbox
 from ringrift_dagster.events.delivered import Delivered, Delivery
 from ringrift_dagster.events.delivery import Addresses, Deliverer
 from ringrift_dagster.events.inbox import OutOfOrder, Receipt
-from ringrift_dagster.events.model import Event, EventType
+from ringrift_dagster.events.model import Event, EventType, ModelPromoted
 from ringrift_dagster.events.outbox import Batch, Outbox
 from ringrift_dagster.events.posting import Poster, PostFailed
 from ringrift_dagster.events.webhooks import configured
 from ringrift_dagster.home import Home
 from ringrift_dagster.manifest.plane import HOSTS_VARIABLE, load_cluster
 from ringrift_dagster.manifest.store import Store, StoreError, default_url
-from ringrift_dagster.models.manifest import Current, note
+from ringrift_dagster.models.manifest import Current, SignedManifest, note, note_signed
+from ringrift_dagster.models.publishing.published_set import Verifier
+from ringrift_dagster.models.publishing.reasons import PublishingRefused
 from ringrift_dagster.transfer.metrics import QueueCollector
 
 PATH = "/v1/inbox"
@@ -78,7 +80,7 @@ class HostEvents:
     """What an agent has to do with events. Use as a context manager to have them pushed and delivered.
 
     `coordinator` is the URL of the agent with the inbox; where `home` is given, the inbox is here. With neither, events wait. The
-    host's model manifest is kept in `tree`.
+    host's model manifest is kept in `tree`; with `verify`, only one that was signed is.
     """
 
     def __init__(
@@ -90,11 +92,13 @@ class HostEvents:
         home: Path | None = None,
         token: str | None = None,
         tree: Path | None = None,
+        verify: Verifier | None = None,
         registry: CollectorRegistry | None = None,
     ) -> None:
         self.name = name
         self.coordinator = coordinator
         self._tree = tree
+        self._verify = verify
         self.inbox = Inbox(home) if home is not None else None
         self.outbox = Outbox(state / "events.db")
         self.delivered = Delivered(state / "delivered.db")
@@ -141,16 +145,32 @@ class HostEvents:
         }
 
     def note_models(self, delivery: Delivery) -> None:
-        """Keep this host's model manifest: what was promoted is current from now on. Raises OSError."""
+        """Keep this host's model manifest: what was promoted is current from now on. Raises OSError.
+
+        Where signatures are checked the manifest that came with the promotion takes its place, or nothing does.
+        """
         for told in delivery.events:
             if told.get("type") == EventType.MODEL_PROMOTED and self._tree is not None:
                 with suppress(ValidationError):
                     event = Event.model_validate(told)
                     payload: Any = event.payload
+                    if self._verify is not None:
+                        self._note_signed(self._tree, payload, self._verify)
+                        continue
                     current = Current(
                         sha256=payload.sha256, promoted_at=event.at, file=payload.path, elo=payload.elo, model=payload.model
                     )
                     note(self._tree, payload.config, current)
+
+    def _note_signed(self, tree: Path, payload: ModelPromoted, verify: Verifier) -> None:
+        try:
+            if payload.manifest is None or payload.signature is None:
+                raise PublishingRefused("no_signature", f"the promotion of a model of {payload.config} came without one")
+            note_signed(tree, SignedManifest(payload.manifest.encode(), bytes.fromhex(payload.signature)), verify)
+            self.failures.pop("models", None)
+        except PublishingRefused as error:
+            self.counted.refused.labels(error.reason).inc()
+            self._told("models", f"a promotion is refused: {error}")
 
     def _senders(self) -> list[Callable[[bytes], Receipt]]:
         """How a batch gets to the inbox; empty if nobody said where that is."""
@@ -244,6 +264,12 @@ class _Metrics:
         self.accepted = Counter("ringrift_node_events_accepted", "Events taken into the outbox.", ["type"], registry=registry)
         self.dead = Counter("ringrift_node_events_dead", "Told, and not understood.", ["reason"], registry=registry)
         self.pushed = Counter("ringrift_node_events_pushed", "Entries that the coordinator acknowledged.", registry=registry)
+        self.refused = Counter(
+            "ringrift_node_promotions_refused",
+            "Promotions that were told without a valid signature.",
+            ["reason"],
+            registry=registry,
+        )
         self.failures = Counter("ringrift_node_event_push_failures", "Pushes that failed.", registry=registry)
         waiting = Gauge("ringrift_node_events_waiting", "Entries of the outbox.", registry=registry)
         waiting.set_function(lambda: outbox.waiting().entries)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections import Counter as Counts
+from collections.abc import Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -67,6 +68,17 @@ class Metrics:
         self._link_use = Gauge(
             "ringrift_node_link_bytes_per_second", "What flowed over a link in the last second.", ["link"], registry=self.registry
         )
+
+        self._names = Gauge(
+            "ringrift_node_model_names_wrong", "Names of promoted models, or configs, with a problem.", ["reason"],
+            registry=self.registry,
+        )  # fmt: skip
+
+    def model_names(self, reasons: Iterable[str]) -> None:
+        """Take in what is wrong with the names of models now."""
+        self._names.clear()
+        for reason, count in Counts(reasons).items():
+            self._names.labels(reason).set(count)
 
     def scanned(self, root: str, report: ScanReport) -> None:
         """Take in what a pass did."""

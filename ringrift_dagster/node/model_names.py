@@ -11,14 +11,17 @@ import logging
 import os
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from ringrift_dagster.manifest.inventory import NoAnswer
 from ringrift_dagster.manifest.sources.tree import ContentChanged, TreeInventory
-from ringrift_dagster.models.manifest import PATH, Current, read
-from ringrift_dagster.models.publishing.reasons import PublishingRefused
+from ringrift_dagster.models.manifest import PATH, SIGNATURE_PATH, Current, read
+from ringrift_dagster.models.publishing.published_set import Verifier
+from ringrift_dagster.models.publishing.reasons import Finding, PublishingRefused
 from ringrift_dagster.models.publishing.tree_names import link_names
+from ringrift_dagster.node.metrics import Metrics
 
 LOOK_SECONDS: Final = 5.0
 """Between two looks whether there is something to do."""
@@ -33,8 +36,11 @@ log = logging.getLogger(__name__)
 class ModelNames:
     """Keeps the names of promoted models in a RingRift tree. Use as a context manager to have it go on."""
 
-    def __init__(self, tree: TreeInventory) -> None:
+    def __init__(self, tree: TreeInventory, verify: Verifier | None = None, metrics: Metrics | None = None) -> None:
         self._tree = tree
+        self._verify = verify
+        self._metrics = metrics or Metrics()
+        self._findings: tuple[Finding, ...] = ()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="names of models", daemon=True)
         self._tried: object = None
@@ -57,7 +63,9 @@ class ModelNames:
         if state is None or (state == self._tried and time.monotonic() < self._next_try):
             return False
         self._tried = None
-        result = link_names(self._tree.root, self._content)
+        result = link_names(self._tree.root, self._content, verify=self._verify)
+        self._findings = result.findings
+        self._metrics.model_names(finding.code for finding in result.findings)
         wrong = [finding for finding in result.findings if finding.code != "no_content"]
         for finding in result.findings:
             log.log(logging.WARNING if finding in wrong else logging.INFO, "%s", finding)
@@ -65,6 +73,10 @@ class ModelNames:
             log.warning("a file that was not published here is kept as %s", name)
         self._tried, self._next_try = state, time.monotonic() + (RETRY_SECONDS if wrong else CHECK_SECONDS)
         return True
+
+    def health(self) -> dict[str, Any]:
+        """Whether signatures are checked, and what was wrong when names were last tried."""
+        return {"signatures": self._verify is not None, "findings": [str(finding) for finding in self._findings]}
 
     def _run(self) -> None:
         while not self._stopped.wait(LOOK_SECONDS):
@@ -79,8 +91,12 @@ class ModelNames:
             stat = (self._tree.root / PATH).stat()
         except OSError:
             return None
+        signed = None
+        with suppress(OSError):
+            signature = (self._tree.root / SIGNATURE_PATH).stat()
+            signed = signature.st_ino, signature.st_mtime_ns
         wanted = {current.sha256 for current in read(self._tree.root).models.values()}
-        return stat.st_ino, stat.st_mtime_ns, frozenset(self._tree.known(wanted))
+        return stat.st_ino, stat.st_mtime_ns, signed, frozenset(self._tree.known(wanted))
 
     def _content(self, config: str, current: Current) -> Path | None:
         """The file with a model's bytes, None if it has not arrived. Raises OSError if that cannot be told now."""

@@ -89,3 +89,12 @@ def test_a_path_that_cannot_be_opened_is_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / "directory").mkdir()
     with pytest.raises(sqlite3.OperationalError, match="unable to open"):
         VerdictStore(tmp_path / "directory")
+
+
+def test_a_file_that_cannot_be_used_does_not_stay_open(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE VIEW verdicts AS SELECT 1 AS digest")
+    with pytest.raises(sqlite3.OperationalError) as refusal:
+        VerdictStore(path)
+    assert refusal.traceback, "which holds what was made"
+    assert path.resolve() not in [descriptor.resolve() for descriptor in Path("/dev/fd").iterdir()]

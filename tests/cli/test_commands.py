@@ -7,11 +7,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from zipfile import ZIP_DEFLATED
 
+import numpy as np
 import pytest
+import safetensors.numpy
 
 from ringrift_dagster.cli.main import COMMANDS, run
 from ringrift_dagster.home import Home
@@ -155,6 +158,28 @@ def test_inspect_db_exits_by_what_it_finds(ringrift_data: Call, sample: Sample, 
     assert (exited, json.loads(out)["readable"]) == (status, status != 2)
     if status == 2:
         assert_one_line(err)
+
+
+def test_a_deep_check_is_for_torch_files_only(ringrift_data: Call, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    safetensors.numpy.save_file({"a.weight": np.zeros(3, np.float32)}, path)
+    exited, out, err = ringrift_data("inspect", "model", path, "--deep", "--json")
+    report = json.loads(out)
+    assert (exited, report["accepted"], report["deep"]["reason"]) == (2, True, "not_torch")
+    assert_one_line(err)
+    assert "the deep check is for torch files only" in err
+
+
+def test_a_deep_check_passes_or_says_that_torch_is_missing(ringrift_data: Call, tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    path.write_bytes(good("hex_v3_hex8_3p"))
+    exited, out, err = ringrift_data("inspect", "model", path, "--deep")
+    if find_spec("torch"):
+        assert (exited, err) == (0, "")
+        assert "Deep check: passed" in out
+    else:
+        assert exited == 2
+        assert err.endswith("torch_missing: torch is not installed here; run `make torch`\n")
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,12 @@ import hashlib
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,8 @@ from ringrift_dagster.home import Home
 from ringrift_dagster.models.evaluation.records import Participant
 from ringrift_dagster.models.manifest import Current
 from ringrift_dagster.models.promotion.decision import default_rules
-from ringrift_dagster.models.promotion.promoting import model_participant, opponents_of, published_path
+from ringrift_dagster.models.promotion.log import DecisionLog
+from ringrift_dagster.models.promotion.promoting import log_path, model_participant, opponents_of, published_path
 from ringrift_dagster.models.publishing.published_set import ModelFile
 from ringrift_dagster.models.publishing.published_set import publish as publish_set
 from tests.models.conftest import CONFIG, exported, trained
@@ -300,3 +303,44 @@ def test_without_a_hosts_file_nothing_can_be_found(models: Call) -> None:
     status, out, err = models("find")
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert "$RINGRIFT_HOSTS_FILE" in err
+
+
+def test_a_record_that_cannot_be_read_is_named(models: Call, home: Home) -> None:
+    record = home.models / "candidates" / CONFIG / f"{'0' * 64}.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("{")
+    status, out, err = models("list", "--json")
+    assert (status, json.loads(out)["unreadable"]) == (0, [str(record)])
+    assert err == f"ringrift-data: {record}: a record that cannot be read; register its file again\n"
+
+
+def test_a_database_that_cannot_be_used_is_named(models: Call, home: Home) -> None:
+    database = log_path(home)
+    database.parent.mkdir(parents=True)
+    database.write_bytes(b"no database" * 1000)
+    assert models("list") == (2, "", f"ringrift-data: {database} cannot be used: file is not a database\n")
+    database.unlink()
+    with DecisionLog(database) as log:
+        log.append(CONFIG, "refuse", "0" * 64, who="anna", why="it is worse", record={}, expected=None)
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("DROP TRIGGER decisions_update")
+        connection.execute("UPDATE decisions SET record = '{'")
+    status, out, err = models("history", "--config", CONFIG)
+    assert (status, out) == (2, "")
+    assert err.startswith(f"ringrift-data: {database} cannot be used: decision 1 cannot be read")
+    assert err.count("\n") == 1
+
+
+def test_promotions_that_ringrift_recorded_are_shown_with_what_they_lack(models: Call, tmp_path: Path) -> None:
+    file = tmp_path / "promoted_models.json"
+    entry = {"alias_id": "ringrift_best_sq8_2p", "model_id": "ringrift_v4_sq8_2p", "elo_rating": 1625.8, "games_played": 45}
+    file.write_text(json.dumps({"models": {"square8_2p": {**entry, "promoted_at": "2025-12-14T01:43:21Z"}}}))
+    status, out, err = models("evidence", file, "--json")
+    (shown,) = json.loads(out)
+    assert (status, err) == (0, "")
+    assert (shown["source"], shown["config"], shown["lacks"]) == ("promoted_models", "square8_2p", ["no_hash", "no_evidence"])
+    status, out, _ = models("evidence", file)
+    assert "ringrift_best_sq8_2p" in out
+    assert "The model is named, not identified" in out
+    file.write_text(json.dumps([{"model_id": "ringrift_v4_sq8_2p", "rating": 1625.8}]))
+    assert json.loads(models("evidence", file, "--json")[1])[0]["source"] == "elo_export"

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from ringrift_dagster.events.adapters import FIELDS, REASONS, TYPES, WAYS, NotUnderstood, adapt, bounded, parse, raw_text
+from ringrift_dagster.events.adapters import FIELDS, REASONS, TYPES, UNTOLD, WAYS, NotUnderstood, adapt, bounded, parse, raw_text
 from ringrift_dagster.events.ids import is_id
-from ringrift_dagster.events.model import MAX_RAW, PAYLOADS, Event, EventType
+from ringrift_dagster.events.model import MAX_RAW, PAYLOADS, Event, EventType, ModelPromoted
 from tests.events.variants import HERE, HEX, ISO, ISO_SECONDS, NOW, REFUSED, UNDERSTOOD, Variant
 
 
@@ -96,7 +96,7 @@ def test_every_name_is_an_event_also_in_small_letters() -> None:
 
 def test_every_field_of_every_payload_can_be_told() -> None:
     for kind, model in PAYLOADS.items():
-        for field in model.model_fields.keys() - {"other"}:
+        for field in model.model_fields.keys() - UNTOLD:
             assert WAYS.get(kind, {}).get(field, FIELDS.get(field)), (kind, field)
 
 
@@ -193,3 +193,10 @@ def test_no_body_does_more_than_not_be_understood(body: bytes) -> None:
             adapt(raw, host=HERE, at=NOW)
         except NotUnderstood as refused:
             assert refused.code in REASONS
+
+
+def test_nobody_tells_what_was_signed() -> None:
+    payload = {"config": "hex8_2p", "host": "gpu-1", "manifest": "{}", "signature": "00"}
+    event = adapt({"type": "MODEL_PROMOTED", "payload": payload}, host=HERE, at=NOW)
+    assert isinstance(event.payload, ModelPromoted)
+    assert (event.payload.manifest, event.payload.signature) == (None, None)

@@ -17,7 +17,13 @@ from ringrift_dagster.datasets.npz_export import export_canonical
 from ringrift_dagster.datasets.training_sets import TrainingSet, training_set
 from ringrift_dagster.home import Home
 
-NEED_TORCH = ["test_playing.py", "training/test_command.py", "training/test_network.py", "training/test_trainer.py"]
+NEED_TORCH = [
+    "checkpoints/test_torch_loading.py",
+    "test_playing.py",
+    "training/test_command.py",
+    "training/test_network.py",
+    "training/test_trainer.py",
+]
 collect_ignore = [] if find_spec("torch") else NEED_TORCH
 
 CONFIG = "square8_4p"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from multiprocessing import get_context
@@ -23,6 +26,7 @@ from ringrift_dagster.models.candidates import (
     find,
     qualify,
     register,
+    unreadable_records,
 )
 from ringrift_dagster.models.checkpoints.refusals import CheckpointRefused
 from tests.models.conftest import CONFIG
@@ -166,6 +170,9 @@ def test_a_record_that_cannot_be_read_is_no_candidate(home: Home, tmp_path: Path
     record = directory(home, CONFIG) / f"{candidate.sha256}.json"
     record.write_text(record.read_text()[:-20])
     assert candidates(home, CONFIG) == []
+    assert unreadable_records(home, CONFIG) == [record]
+    take_in(home, tmp_path / "m.pth")
+    assert unreadable_records(home, CONFIG) == []
 
 
 def test_candidates_are_found_by_the_beginning_of_their_hash(home: Home, tmp_path: Path) -> None:
@@ -198,6 +205,14 @@ def test_several_processes_register_one_file(home: Home, tmp_path: Path) -> None
     assert candidate.metrics == {str(number): number for number in range(4)}
 
 
+@contextmanager
+def staged_by_another(folder: Path) -> Iterator[Path]:
+    """A file that another registration has staged."""
+    with (folder / ".candidate-other.part").open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield folder / ".candidate-other.part"
+
+
 def test_a_registration_that_is_killed_is_none(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The record is written last; a process that ends before has registered nothing, and the next one completes it."""
     file = model_file(tmp_path / "m.pth", CONFIG)
@@ -208,7 +223,10 @@ def test_a_registration_that_is_killed_is_none(home: Home, tmp_path: Path, monke
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     assert candidates(home, CONFIG) == []
-    assert candidates(home, CONFIG) == [] != [take_in(home, file)] == candidates(home, CONFIG)
+    (directory(home, CONFIG) / ".candidate-dead.part").write_bytes(file.read_bytes()[:100])
+    with staged_by_another(directory(home, CONFIG)) as theirs:
+        assert candidates(home, CONFIG) == [] != [take_in(home, file)] == candidates(home, CONFIG)
+        assert list(directory(home, CONFIG).glob(".candidate-*")) == [theirs], "which a registration that goes on owns"
 
 
 def test_a_set_of_which_no_time_is_known_is_stale(

@@ -10,6 +10,8 @@ from ringrift_dagster.events.model import EventType
 from ringrift_dagster.games.database import file_sha256
 from ringrift_dagster.manifest.inventory import ItemType
 from ringrift_dagster.manifest.plane import Plane
+from ringrift_dagster.models.manifest import SignedManifest
+from ringrift_dagster.models.publishing.names import model_names
 from ringrift_dagster.transfer import rules
 from ringrift_dagster.transfer.model import Priority
 from ringrift_dagster.transfer.promoted import Lag, NotAtHome, lags, ship
@@ -64,7 +66,21 @@ def test_who_lacks_the_current_model_is_known_until_it_has_it(plane: Plane) -> N
     assert lags(plane) == [Lag(host, CONFIG, sha256, at) for host in ("main", "gpu-1", "gpu-2")]
     size = (plane.home.root / PATH).stat().st_size
     hold(plane, "gpu-1", path="models/a.pth", type=ItemType.MODEL, config=CONFIG, sha256=sha256, size=size)
+    assert [(lag.host, lag.held) for lag in lags(plane)] == [("main", False), ("gpu-1", True), ("gpu-2", False)]
+    path = f"models/{model_names(CONFIG)[0]}"
+    hold(plane, "gpu-1", path=path, type=ItemType.MODEL, config=CONFIG, sha256=sha256, size=size)
     assert [lag.host for lag in lags(plane)] == ["main", "gpu-2"]
+
+
+def test_a_signed_manifest_goes_with_the_promotion_once(plane: Plane) -> None:
+    sha256, at = at_home(plane, 1), time.time()
+    signed = SignedManifest(b'{"version": 1}', b"\x01\xfe" * 32)
+    ship(plane, CONFIG, sha256, 7, promoted_at=at)
+    for _ in range(2):
+        ship(plane, CONFIG, sha256, 7, promoted_at=at, manifest=signed)
+    unsigned, told = said(plane, EventType.MODEL_PROMOTED)
+    assert {"manifest", "signature"} & unsigned.keys() == set()
+    assert (told["manifest"], told["signature"]) == ('{"version": 1}', "01fe" * 32)
 
 
 def test_what_the_home_does_not_have_is_not_shipped(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ PROMISES = {
     "replicated": "Every item has as many copies as the hosts file wants, one of them on a host that does not come and go.",
     "every_location_answers": "Every place of the hosts file answered when it was last asked.",
     "no_brake_holds": "At no place so much is missing at once that a person has to say whether it is lost.",
-    "current_models_everywhere": "Every host with a RingRift tree holds the current model of every config that has one.",
+    "current_models_everywhere": "Every host with a RingRift tree has the current model of every config under its name.",
     "clocks_agree": f"No host's clock differs by more than {SKEW_SECONDS:g} s.",
 }
 OF_ORPHANS = {Orphanhood.LOST: "nothing_lost", Orphanhood.STRANDED: "nothing_stranded"}
@@ -95,13 +95,22 @@ def _replicated(plane: Plane, places: Sequence[Location]) -> dg.AssetCheckResult
 
 def _current_models_everywhere(plane: Plane) -> dg.AssetCheckResult:
     lacking = lags(plane)
-    rows = ([lag.host, lag.config, f"`{lag.sha256[:12]}`", moment(lag.since)] for lag in lacking)
+    rows = (
+        [
+            lag.host,
+            lag.config,
+            f"`{lag.sha256[:12]}`",
+            moment(lag.since),
+            "it holds the model, but not under its name" if lag.held else "",
+        ]
+        for lag in lacking
+    )
     return dg.AssetCheckResult(
         check_name="current_models_everywhere",
         passed=not lacking,
         severity=dg.AssetCheckSeverity.WARN,
         description=", ".join(sorted({f"{lag.host} lacks {lag.config}" for lag in lacking})[:10]) if lacking else None,
-        metadata={"hosts with an older model or none": table(["host", "config", "current model", "current since"], rows)}
+        metadata={"hosts with an older model or none": table(["host", "config", "current model", "current since", ""], rows)}
         if lacking
         else {},
     )

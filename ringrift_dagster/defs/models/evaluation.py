@@ -17,7 +17,7 @@ from ringrift_dagster.games.config import parse_config
 from ringrift_dagster.games.database import DatabaseUnreadable
 from ringrift_dagster.games.recording import RecordingError
 from ringrift_dagster.home import Home
-from ringrift_dagster.models.candidates import Candidate, candidates, qualify
+from ringrift_dagster.models.candidates import Candidate, UnknownCandidate, candidates, find, qualify
 from ringrift_dagster.models.evaluation.matches import UnknownParticipant
 from ringrift_dagster.models.evaluation.store import ConflictingEvidence
 from ringrift_dagster.models.promotion.decision import INCUMBENT, PromotionRules
@@ -98,9 +98,12 @@ def evaluation_games(
 
 def _chosen(home: Home, config: str, prefix: str, rules: PromotionRules) -> tuple[Candidate, bool]:
     """The candidate to judge, and whether games can still decide on it: the last that is undecided and qualifies, else the last."""
-    matching = [entry for entry in candidates(home, config) if entry.sha256.startswith(prefix)]
+    try:
+        matching = [find(home, prefix, config)] if prefix else candidates(home, config)
+    except UnknownCandidate as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
     if not matching:
-        raise dg.Failure(f"no candidate of {config} {f'begins with {prefix}' if prefix else 'is registered'}", allow_retries=False)
+        raise dg.Failure(f"no candidate of {config} is registered", allow_retries=False)
     with DecisionLog(log_path(home)) as log:
         undecided = (entry for entry in matching if log.last_about(config, entry.sha256) is None)
         chosen = next((entry for entry in undecided if not qualify(home, entry, max_data_age=rules.max_data_age).problems), None)

@@ -25,7 +25,7 @@ from ringrift_dagster.models.promotion.promoting import (
     record,
 )
 from ringrift_dagster.models.publishing.names import SUFFIX, model_names
-from ringrift_dagster.models.publishing.published_set import MANIFEST, check_set
+from ringrift_dagster.models.publishing.published_set import MANIFEST, check_set, signed_manifest
 from ringrift_dagster.models.publishing.reasons import PublishingRefused
 from ringrift_dagster.models.publishing.signature import configured_verifier
 
@@ -98,7 +98,7 @@ def promoted_models(
         findings = [str(finding) for finding in checked if finding.name.startswith(stems)]
     except PublishingRefused as error:
         raise dg.Failure(f"the decision stands, but is not published: {error}") from error
-    context.log.info(_ship(plane, current))
+    context.log.info(_ship(home.home, plane, current))
     yield dg.MaterializeResult(
         data_version=dg.DataVersion(current.sha256),
         metadata={
@@ -118,13 +118,14 @@ def promoted_models(
     )
 
 
-def _ship(plane: PlaneResource, current: Entry) -> str:
+def _ship(home: Home, plane: PlaneResource, current: Entry) -> str:
     """Have the current model brought to every host; what was done, in a line."""
     from ringrift_dagster.transfer.promoted import NotAtHome, ship
 
+    manifest = signed_manifest(published_path(home))
     try:
         with plane.open() as opened:
-            operations = ship(opened, current.config, current.sha256, current.id, promoted_at=current.at)
+            operations = ship(opened, current.config, current.sha256, current.id, promoted_at=current.at, manifest=manifest)
     except NotAtHome as error:
         raise dg.Failure(str(error)) from error
     return f"{operations} operations bring {current.sha256[:12]} to hosts that lack it"

@@ -69,9 +69,14 @@ class Checkpoint:
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a model file of any known format. Raises CheckpointRefused, and nothing else whatever the file contains."""
+    return read_with_tensors(path)[0]
+
+
+def read_with_tensors(path: Path) -> tuple[Checkpoint, Mapping[str, Tensor]]:
+    """The same with the model's tensors by name. Raises CheckpointRefused, and nothing else whatever the file contains."""
     with open_source(path) as source, hashed(source) as digest:
         content = _reader(source)(source)
-    return describe(content, digest[0], source.size)
+    return describe(content, digest[0], source.size), content.tensors
 
 
 def describe(content: Content, sha256: str, size: int) -> Checkpoint:

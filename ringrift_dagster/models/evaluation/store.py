@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from ringrift_dagster.models.evaluation.records import EvaluationGame, Participant, Series
-from ringrift_dagster.sqlite_file import open_shared
+from ringrift_dagster.sqlite_file import name_file, open_shared
 
 _APPEND_ONLY: Final = "".join(
     f"CREATE TRIGGER IF NOT EXISTS {table}_{verb} BEFORE {verb} ON {table} "
@@ -63,14 +63,17 @@ class EvidenceStore:
     """The file of evidence, safe for several processes. Use as a context manager. Methods raise sqlite3.Error."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._connection = open_shared(path, _SCHEMA)
         self._connection.execute("PRAGMA foreign_keys = ON")
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._connection.close()
+        for error in raised[1:2]:
+            name_file(error, self._path)
 
     def add(self, games: Iterable[EvaluationGame]) -> int:
         """Add games, all or none; returns how many were new. Raises ConflictingEvidence."""

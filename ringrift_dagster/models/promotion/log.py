@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, Self
 
 import orjson
 
-from ringrift_dagster.sqlite_file import open_shared
+from ringrift_dagster.sqlite_file import name_file, open_shared
 
 Kind = Literal["promote", "refuse", "rollback", "pin", "unpin"]
 _MAKE_CURRENT: Final = ("promote", "rollback")
@@ -72,14 +72,17 @@ class DecisionLog:
     """The log, safe for several processes. Use as a context manager. Methods raise sqlite3.Error."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._connection = open_shared(path, _SCHEMA)
         self._connection.isolation_level = None  # transactions are begun below, where they are needed
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._connection.close()
+        for error in raised[1:2]:
+            name_file(error, self._path)
 
     def append(
         self,

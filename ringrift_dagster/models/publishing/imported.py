@@ -31,6 +31,8 @@ LACKS: Final = {
 }
 """What an imported promotion may lack, by code, in one line."""
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_OF_PROMOTIONS: Final = {"alias_id", "promoted_at"}
+"""What records of promotions have, and exports of ratings do not."""
 _PLACEHOLDER_METHOD: Final = "improvement_loop"
 """Writes an Elo rating of 0 for every model."""
 
@@ -79,7 +81,7 @@ def read_promotions(path: Path) -> list[ImportedPromotion]:
 
 def _records(document: object, path: Path) -> tuple[str, list[object]]:
     """The format of a document and its records; the key of a record in an object becomes its field `config`."""
-    if isinstance(document, list):
+    if isinstance(document, list) and any(isinstance(record, dict) and _OF_PROMOTIONS & record.keys() for record in document):
         return "model_promotion_history", document
     if isinstance(document, dict):
         if isinstance(models := document.get("models"), dict):

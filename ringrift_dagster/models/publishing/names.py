@@ -15,6 +15,8 @@ import orjson
 from ringrift_dagster.games.config import BOARD_ALIASES, UnknownConfig, parse_config
 from ringrift_dagster.models.manifest import Current
 
+MODELS: Final = "models"
+"""Where they are, relative to a RingRift tree."""
 SUFFIX: Final = ".pth"
 SIDECAR_SUFFIX: Final = ".sha256"
 META_SUFFIX: Final = ".meta.json"

@@ -20,7 +20,7 @@ from typing import Final
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from ringrift_dagster.models.manifest import MAX_BYTES, Current, ModelManifest, later
+from ringrift_dagster.models.manifest import MAX_BYTES, MAX_SIGNATURE_BYTES, Current, ModelManifest, SignedManifest, later
 from ringrift_dagster.models.publishing.checking import Inode, check_name
 from ringrift_dagster.models.publishing.files import (
     ContentDiffers,
@@ -40,7 +40,6 @@ SIGNATURE: Final = f"{MANIFEST}.sig"
 LOCK_SECONDS: Final = 60.0
 _MODE: Final = 0o444
 """Of published files, before umask: RingRift's scripts write into model files in place."""
-_MAX_SIGNATURE_BYTES: Final = 4096
 _RETRIES: Final = 100
 
 Signer = Callable[[bytes], bytes]
@@ -84,7 +83,7 @@ class OpenSet:
     def signature(self) -> bytes | None:
         """The detached signature of `content`; None if there is none."""
         try:
-            return self._read(SIGNATURE, _MAX_SIGNATURE_BYTES)
+            return self._read(SIGNATURE, MAX_SIGNATURE_BYTES)
         except OSError:
             return None
 
@@ -142,6 +141,13 @@ def read_set(directory: Path) -> ModelManifest:
     """The manifest of a published set, without looking at the models. Raises PublishingRefused."""
     with open_set(directory) as opened:
         return opened.manifest
+
+
+def signed_manifest(directory: Path) -> SignedManifest | None:
+    """The manifest of a published set with its signature; None if it has none. Raises PublishingRefused."""
+    with open_set(directory) as opened:
+        signature = opened.signature
+        return None if signature is None else SignedManifest(opened.content, signature)
 
 
 def check_set(directory: Path, verify: Verifier | None = None) -> list[Finding]:

@@ -25,6 +25,7 @@ REASONS: Final = {
     "shadowed": "RingRift on Apple's GPUs loads another file of this name with _mps instead.",
     "no_signature": "There is no signature.",
     "bad_signature": "The signature is not one of the manifest by the expected key.",
+    "contradicts": "The manifest is later than the one that is there for one config, and earlier for another.",
     "no_key": "The key file cannot be read, or is no Ed25519 key.",
 }
 """What each reason code means, in one line."""

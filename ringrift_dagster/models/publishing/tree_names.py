@@ -23,11 +23,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from filelock import FileLock, Timeout
 
-from ringrift_dagster.models.manifest import Current, read
+from ringrift_dagster.models.manifest import PATH, Current, ModelManifest, read, read_signed
 from ringrift_dagster.models.publishing.checking import Inode, check_name, hash_by_inode, kind_of
 from ringrift_dagster.models.publishing.files import (
     ContentDiffers,
@@ -41,10 +41,21 @@ from ringrift_dagster.models.publishing.files import (
     sync_directory,
     write_durably,
 )
-from ringrift_dagster.models.publishing.names import DEVICE_SUFFIX, SUFFIX, meta, meta_name, model_names, sidecar, sidecar_name
+from ringrift_dagster.models.publishing.names import (
+    DEVICE_SUFFIX,
+    MODELS,
+    SUFFIX,
+    meta,
+    meta_name,
+    model_names,
+    sidecar,
+    sidecar_name,
+)
 from ringrift_dagster.models.publishing.reasons import Finding, PublishingRefused
 
-MODELS: Final = "models"
+if TYPE_CHECKING:
+    from ringrift_dagster.models.publishing.published_set import Verifier
+
 LOCK_SECONDS: Final = 60.0
 LEDGER: Final = ".published_models"
 """In `models/`: the SHA-256 of every model and meta file that `link_names` ever put there, one a line."""
@@ -67,16 +78,21 @@ class LinkedNames:
     findings: tuple[Finding, ...] = ()
 
 
-def link_names(tree: Path, content: FindContent, *, timeout: float = LOCK_SECONDS) -> LinkedNames:
+def link_names(tree: Path, content: FindContent, *, verify: Verifier | None = None, timeout: float = LOCK_SECONDS) -> LinkedNames:
     """Put the models that the tree's manifest names under RingRift's names, and complete what was interrupted.
 
-    A config whose model has not arrived keeps what it has. Returns when all is on disk. Raises PublishingRefused.
+    A config whose model has not arrived keeps what it has; with `verify`, all keep what they have while the manifest has no valid
+    signature. Returns when all is on disk. Raises PublishingRefused.
     """
     directory = tree / MODELS
     try:
         directory.mkdir(exist_ok=True)  # not the tree: a drive may not be mounted
         with FileLock(directory / ".model_names.lock", timeout=timeout):
-            return _Names(directory).link(tree, content)
+            try:
+                manifest = read(tree) if verify is None else read_signed(tree, verify)
+            except PublishingRefused as error:
+                return LinkedNames(findings=(Finding(error.reason, PATH, str(error).partition(": ")[2]),))
+            return _Names(directory).link(manifest, content)
     except Timeout as error:
         raise PublishingRefused(
             "busy", f"{directory}: another process has been publishing for {timeout:.0f} s; try again"
@@ -111,9 +127,9 @@ class _Names:
     hashes: dict[Inode, str] = field(default_factory=dict)
     published: set[str] = field(default_factory=set)
 
-    def link(self, tree: Path, content: FindContent) -> LinkedNames:
+    def link(self, manifest: ModelManifest, content: FindContent) -> LinkedNames:
         self.published = _read_ledger(self.directory / LEDGER)
-        for config, current in sorted(read(tree).models.items()):
+        for config, current in sorted(manifest.models.items()):
             try:
                 with self._reporting(config):
                     self._link(config, current, content)

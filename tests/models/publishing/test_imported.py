@@ -109,6 +109,7 @@ def test_our_own_meta_files_identify_the_model(tmp_path: Path) -> None:
         b'{"models": 3}',
         b"[3]",
         b'[{"board_type": "square8"}]',
+        b'[{"model_id": "a", "elo_rating": 1500}]',
         b'{"promoted": [null]}',
         b"[" * 100_000,
     ],
@@ -125,7 +126,7 @@ def test_anything_else_is_refused_in_one_line(tmp_path: Path, content: bytes) ->
 def test_files_that_are_missing_or_too_large_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ImportRefused, match="No such file"):
         read_promotions(tmp_path / "nowhere.json")
-    path = written(tmp_path, [{"model_id": "a"}, {"model_id": "b"}])
+    path = written(tmp_path, [{"model_id": "a", "alias_id": "x"}, {"model_id": "b"}])
     monkeypatch.setattr(imported, "MAX_RECORDS", 1)
     with pytest.raises(ImportRefused, match="more than 1 records"):
         read_promotions(path)
