@@ -8,13 +8,12 @@ there is one block while reading, one batch afterwards, and about 30 bytes for e
 
 from __future__ import annotations
 
-import mmap
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property
 from math import prod
 from pathlib import Path
 from types import TracebackType
@@ -35,8 +34,6 @@ FORCED_MOVES: Final = frozenset({"no_placement_action", "no_movement_action", "n
 SPARE_BYTES: Final = 256 << 20
 """What has to stay free on the disk."""
 
-_ROWS_AT_ONCE: Final = 32
-"""How many rows are read before their pages are given back: for each the system may map megabytes around it."""
 _NUMBERS: Final = ("features", "globals", "values", "values_mp")
 
 
@@ -226,9 +223,8 @@ class TrainingSet:
         return rows.column, rows.lengths()
 
     def _column(self, dtype: np.dtype[Any], row: tuple[int, ...], directory: Path) -> _Column:
-        column = _Column(tempfile.TemporaryFile(dir=directory, buffering=0), dtype, row)  # noqa: SIM115 - the column closes it
-        self._stack.callback(column.close)
-        return column
+        file = self._stack.enter_context(tempfile.TemporaryFile(dir=directory, buffering=0))  # noqa: SIM115 - the stack is its context
+        return _Column(file, dtype, row)
 
 
 class _Column:
@@ -238,13 +234,7 @@ class _Column:
         self._file = file
         self.dtype = dtype
         self.row = row
-
-    def close(self) -> None:
-        """Close the file, which ends it: nothing maps it any more."""
-        self.__dict__.pop("_rows", None)
-        if "_map" in self.__dict__:
-            self._map.close()
-        self._file.close()
+        self._bytes = prod(row) * dtype.itemsize
 
     def append(self, rows: NDArray[Any]) -> None:
         data = np.ascontiguousarray(rows, dtype=self.dtype).data.cast("B") if rows.size else memoryview(b"")
@@ -253,25 +243,21 @@ class _Column:
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """These rows, in this order."""
-        taken = np.empty((len(rows), *self.row), self.dtype)
-        for start in range(0, len(rows), _ROWS_AT_ONCE):
-            piece = slice(start, start + _ROWS_AT_ONCE)
-            taken[piece] = self._rows[rows[piece]]
-            self._map.madvise(mmap.MADV_DONTNEED)  # what was read stays in the system's cache, but not in this process's memory
-        return taken
+        return self._read(rows, np.ones(len(rows), np.int64)).reshape(len(rows), *self.row)
 
     def take_runs(self, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[Any]:
         """The rows from each start on, as many as its length says, one run after another."""
-        ends = np.cumsum(lengths)
-        return self.take(np.repeat(starts - ends + lengths, lengths) + np.arange(ends[-1] if len(ends) else 0))
+        return self._read(starts, lengths).reshape(-1, *self.row)
 
-    @cached_property
-    def _map(self) -> mmap.mmap:
-        return mmap.mmap(self._file.fileno(), 0, prot=mmap.PROT_READ)
-
-    @cached_property
-    def _rows(self) -> NDArray[Any]:
-        return np.frombuffer(self._map, self.dtype).reshape(-1, *self.row)
+    def _read(self, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[Any]:
+        out = np.empty(int(lengths.sum()) * self._bytes, np.uint8)
+        into, descriptor, at = out.data, self._file.fileno(), 0
+        for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
+            end = at + length * self._bytes
+            if os.preadv(descriptor, [into[at:end]], start * self._bytes) != end - at:
+                raise OSError("a temporary file ended early")
+            at = end
+        return out.view(self.dtype)
 
 
 class _SpooledRows(PolicyRows):
