@@ -341,11 +341,13 @@ def test_killed_in_the_middle_the_next_scan_goes_on(root: Path) -> None:
 def test_names_that_no_inventory_can_hold(root: Path) -> None:
     put(root / "models/good_hex8_2p.onnx", b"good")
     odd = os.fsencode(root / "models")
-    for name in (b"\xff\xfe_hex8_2p.onnx", b"new\nline_hex8_2p.onnx", b"back\\slash_hex8_2p.onnx", b"del\x7f_hex8_2p.onnx"):
+    turned, wide = "\u202e_hex8_2p.onnx".encode(), "\u3000_hex8_2p.onnx".encode()
+    control = (b"\xff\xfe_hex8_2p.onnx", b"new\nline_hex8_2p.onnx", b"back\\slash_hex8_2p.onnx", b"del\x7f_hex8_2p.onnx")
+    for name in (*control, turned, wide):
         Path(os.fsdecode(odd + b"/" + name)).write_bytes(b"odd")
     (Path(os.fsdecode(odd + b"/\xff"))).mkdir()
     tree = node(root)
-    assert tree.scan().skipped == 5
+    assert tree.scan().skipped == 7
     assert paths(tree.inventory(None)) == {"models/good_hex8_2p.onnx"}
 
 

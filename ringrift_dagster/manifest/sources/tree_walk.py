@@ -125,16 +125,9 @@ class _Walk:
 
     def _is_plain(self, path: str) -> bool:
         """Whether an inventory can hold the path; counts those that it cannot."""
-        if path.isascii() and path.isprintable() and "\\" not in path and len(path) <= MAX_PATH:
-            return True
-        odd = "\\" in path or len(path) > MAX_PATH or any(ord(character) < 32 or ord(character) == 127 for character in path)
-        if not odd:
-            try:
-                path.encode()
-            except UnicodeEncodeError:
-                odd = True
-        self.listing.skipped += odd
-        return not odd
+        plain = path.isprintable() and "\\" not in path and len(path) <= MAX_PATH  # what is not Unicode is not printable
+        self.listing.skipped += not plain
+        return plain
 
     def _take_files(self) -> None:
         """Turn the files listed since the last time into `Seen`; now it is known what stands beside them."""
