@@ -351,6 +351,16 @@ def test_names_that_no_inventory_can_hold(root: Path) -> None:
     assert paths(tree.inventory(None)) == {"models/good_hex8_2p.onnx"}
 
 
+def test_a_name_that_an_earlier_version_listed_is_not_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(root / "models/good_hex8_2p.onnx", b"good")
+    put(root / "models/\u202e_hex8_2p.onnx", b"odd")
+    with monkeypatch.context() as earlier:
+        earlier.setattr("ringrift_dagster.manifest.sources.tree_walk._Walk._is_plain", lambda self, path: True)
+        node(root).scan()
+    tree = node(root)
+    assert (tree.scan().skipped, paths(tree.inventory(None))) == (1, {"models/good_hex8_2p.onnx"})
+
+
 def test_what_is_not_listed_and_what_is_set_aside(root: Path) -> None:
     for name in (".hidden_hex8_2p.onnx", "hex8_2p.onnx.part", "x.tmp", "hex8_2p.txt", ".cache/hex8_2p.onnx"):
         put(root / "models" / name, b"x")

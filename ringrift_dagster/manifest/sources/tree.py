@@ -548,6 +548,8 @@ def _epoch(session: Session) -> str:
 
 def _told(entry: Entry) -> Iterator[FoundItem | GonePath | UntrackedFile | SourceDatabase]:
     """An entry in the words of the contract."""
+    if not entry.path.isprintable():
+        return  # earlier versions listed such names, which could never be told
     mtime = max(0.0, entry.mtime_ns / 1e9)
     if entry.gone:
         yield GonePath.model_validate({"path": entry.path, "reason": entry.gone})
