@@ -320,16 +320,18 @@ def _one(recorded: Any, given: Any, what: str) -> Any:
 
 
 def _recorded_start(checkpoint: Checkpoint) -> float | None:
-    """When training began according to the file's metadata."""
+    """When training began according to the file's metadata; None for what no record takes."""
     info = checkpoint.metadata.get("training_info")
     value = info.get("started_at") if isinstance(info, dict) else None
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value) if 0 < value < 1e11 else None
-    try:
-        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
-        return moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() if moment else None
-    except (ValueError, OverflowError):
+    if isinstance(value, str):
+        try:
+            moment = datetime.fromisoformat(value)
+            value = moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
+        except (ValueError, OverflowError):
+            return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
+    return float(value) if 0 < value < 1e11 else None
 
 
 def _read(path: Path) -> Candidate | None:

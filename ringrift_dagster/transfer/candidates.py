@@ -175,8 +175,8 @@ class _CheckpointFetcher:
         disk = shutil.disk_usage(self._folder)
         if not self._plane.cluster.thresholds.has_room(disk.total, disk.free, COPIES * item.size):
             return _missed(goods, "no_room", f"{item.size} bytes at {self._folder}")
-        ordered = OrderedItem(sha256=item.sha256, size=item.size, type=ItemType.CHECKPOINT, name=item.sha256, offers=usable)
         try:
+            ordered = OrderedItem(sha256=item.sha256, size=item.size, type=ItemType.CHECKPOINT, name=item.sha256, offers=usable)
             with PartFile.open(self._folder, "checkpoint", item.sha256, item.size, goods.chunks) as part:
                 fetched = fetch(part, ordered, self._transports, _FetchControl(seconds, self._limits))
                 outcome = self._register(part.path, goods, config, who, fetched)
@@ -191,7 +191,7 @@ class _CheckpointFetcher:
             return _missed(goods, error.cause, error.detail)
         except Held:
             return _missed(goods, "timeout", "another process is fetching it")
-        except ValueError as error:  # RegistrationRefused, or a chunk table that does not fit the size
+        except ValueError as error:  # RegistrationRefused, or what the manifest has of it contradicts itself
             return _missed(goods, "failed", str(error))
         except OSError as error:
             return _missed(goods, disk_cause(error), str(error))

@@ -66,6 +66,19 @@ def test_what_the_file_records_about_its_training_counts(home: Home, trained: Tr
     assert codes(home, candidate) == []
 
 
+@pytest.mark.parametrize("date", ["1900-01-01", "0001-01-01T00:00:00+14:00", "9999-12-31", "tomorrow", -1, 1e12])
+def test_a_time_that_no_record_takes_is_no_time(date: object, home: Home, tmp_path: Path) -> None:
+    assert take_in(home, model_file(tmp_path / "m.pth", CONFIG, training_info={"started_at": date})).training_began is None
+
+
+def test_what_a_killed_registration_leaves_is_removed_by_the_next(home: Home, tmp_path: Path) -> None:
+    abandoned = directory(home, CONFIG) / ".candidate-1a2b3c.part"
+    abandoned.parent.mkdir(parents=True)
+    abandoned.write_bytes(b"half")
+    take_in(home, model_file(tmp_path / "m.pth", CONFIG))
+    assert not abandoned.exists()
+
+
 @pytest.mark.parametrize("config", [config.key for config in CONFIGS])
 def test_a_model_of_another_config_is_none_of_this_one(config: str, home: Home, trained: TrainingSet, tmp_path: Path) -> None:
     known = {"training_data_sha256": trained.sha256, "training_began": began(trained)}

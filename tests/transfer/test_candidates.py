@@ -10,11 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from ringrift_dagster.games.config import parse_config
 from ringrift_dagster.home import Home
 from ringrift_dagster.manifest.inventory import ItemType, Soundness
 from ringrift_dagster.manifest.plane import open_plane
+from ringrift_dagster.manifest.schema import items
 from ringrift_dagster.manifest.store import Store
 from ringrift_dagster.models.candidates import candidates, directory, qualify, register
 from ringrift_dagster.models.promotion.log import DecisionLog
@@ -161,6 +163,26 @@ def test_a_name_of_another_config_than_the_content_does_not_decide(field: Field,
     problems = {problem.code for problem in qualify(field.plane.home, found).problems}
     assert {"config_mismatch", "provenance_unknown", "training_time_unknown"} <= problems
     assert new_checkpoints(field.plane.home, field.plane.store) == {}  # what no name gives a config is left alone
+
+
+def test_a_time_that_no_record_takes_holds_up_no_other_file(field: Field, tmp_path: Path) -> None:
+    for number, date in enumerate(("1900-01-01", "9999-12-31", "2026-11-30")):
+        field.put("gpu-1", model(tmp_path, number, training_info={"started_at": date}), f"models/candidate_{CONFIG}_{number}.pth")
+    field.refresh()
+    search = find(field)
+    assert counts(search) == (3, 0, 0, 0)
+    assert [entry.training_began is None for entry in search.registered] == [True, True, False]
+
+
+def test_what_the_manifest_contradicts_itself_about_holds_up_no_other_file(field: Field, tmp_path: Path) -> None:
+    sha256 = field.put("gpu-1", model(tmp_path, 1), NAME)
+    good = field.put("gpu-1", model(tmp_path, 2), f"models/candidate_{CONFIG}_b.pth")
+    field.refresh()
+    with field.plane.store.writing() as writer:
+        writer.connection.execute(sa.update(items).where(items.c.sha256 == bytes.fromhex(sha256)).values(size=0))
+    search = find(field)
+    assert (counts(search), search.missed[0].sha256, search.missed[0].cause) == ((1, 0, 1, 0), sha256, "failed")
+    assert hashes(field) == {good}
 
 
 def test_bounds_leave_the_rest_for_the_next_search(field: Field, tmp_path: Path) -> None:
