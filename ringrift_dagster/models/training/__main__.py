@@ -18,6 +18,7 @@ import click
 
 from ringrift_dagster.datasets.encoders import BOARD_FACTS
 from ringrift_dagster.games.config import BOARD_ALIASES, PLAYER_COUNTS, Config
+from ringrift_dagster.models.playing import stored_network
 from ringrift_dagster.models.training.loader import TrainingDataRefused, TrainingSet
 
 PROGRAM: Final = "ringrift-train"
@@ -85,6 +86,8 @@ def _train(
     network, trainer = _import_torch()
     try:
         sizes = network.Sizes(num_filters, num_res_blocks)
+        if initial_checkpoint is not None:
+            stored_network(config, initial_checkpoint)  # a set takes minutes to be read, which would be in vain
         save_path.parent.mkdir(parents=True, exist_ok=True)
         with TrainingSet(data_path, work_dir or save_path.parent, decisions_only=not keep_forced_moves) as data:
             if data.config != config:

@@ -123,7 +123,7 @@ def train(data: TrainingSet, options: Options, save_path: Path, progress: Progre
             "seconds": round(seconds, 3),
         }
         progress({name: round(figure, 6) if isinstance(figure, float) else figure for name, figure in figures.items()})
-        if not math.isfinite(losses.total):
+        if not math.isfinite(losses.total) or not math.isfinite(validation.total if validation else 0.0):
             raise TrainingFailed(
                 f"the loss is no number any more in epoch {epoch}: lower --learning-rate ({options.learning_rate:g})"
             )

@@ -99,6 +99,14 @@ def test_a_checkpoint_that_exists_is_kept(small: Path, tmp_path: Path, capsys: p
     assert out.read_bytes() == b"another"
 
 
+def test_an_initial_checkpoint_is_looked_at_before_the_training_set(tmp_path: Path) -> None:
+    missing = tmp_path / "missing.pth"
+    ended = run(options(tmp_path / "missing.npz", tmp_path / "model.pth", initial_checkpoint=str(missing)))
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert str(missing) in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
 def test_without_torch_one_line_says_how_to_install_it(small: Path, tmp_path: Path) -> None:
     ended = run(options(small, tmp_path / "model.pth"), [sys.executable, "-c", WITHOUT_TORCH])
     assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
