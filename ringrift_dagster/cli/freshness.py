@@ -1,4 +1,4 @@
-"""`ringrift-data freshness …`: what every host would train on, why it is stale, and the exceptions that people made."""
+"""`ringrift-data freshness …`: what every host would train on, why it is stale, exceptions that people made, and older models."""
 
 from __future__ import annotations
 
@@ -32,10 +32,11 @@ _EQUAL = {True: "yes", False: "no", None: ""}
 def freshness(
     ctx: click.Context, place: str | None, config: str | None, everything: bool, hosts_file: Path | None, json_output: bool
 ) -> int:
-    """For each host and config: the newest game, its age, and whether the host holds the reference copy.
+    """For each host and config: the newest game, its age, whether the host holds the reference copy, and an older model.
 
     The age of an export or of a copy is no evidence; what is not known is stale. The limit is the hosts file's, section
-    `freshness`. Exits with 1 if anything shown is stale and no override excuses it, or there are hosts and none has a training set.
+    `freshness`. Exits with 1 if anything shown is stale and no override excuses it, if a host lacks the current model, or if there
+    are hosts and none has a training set.
     """
     if ctx.invoked_subcommand is not None:
         if place or config or everything or hosts_file or json_output:
@@ -44,6 +45,7 @@ def freshness(
     from ringrift_dagster.manifest.freshness import host_freshness
     from ringrift_dagster.manifest.overrides import standing
     from ringrift_dagster.manifest.staleness import of_canonical_games
+    from ringrift_dagster.transfer.promoted import lags
 
     now = time.time()
     with opened(hosts_file) as plane:
@@ -53,13 +55,14 @@ def freshness(
         rows = host_freshness(plane.store, now, limits=limits)
         excused = standing(plane.store, now)
         games = list(of_canonical_games(plane.home, limits, now, excused))
+        behind = [lag for lag in lags(plane) if place in (None, lag.host) and config in (None, lag.config)]
     held = {row.config for row in rows if row.training_sets}
     nobody_has_any = bool(rows) and not held
     shown = {config} if config else set(CONFIG_KEYS) if everything else held
     rows = [row for row in rows if place in (None, row.location) and row.config in shown]
     games = [each for each in games if config in (None, each[0]) and (each[1] or each[2].state == "damaged")]
     excused = {name: each for name, each in excused.items() if config in (None, name)}
-    bad = nobody_has_any or not all(each.may_train for each in (*rows, *(verdict for _, _, verdict in games)))
+    bad = nobody_has_any or bool(behind) or not all(each.may_train for each in (*rows, *(verdict for _, _, verdict in games)))
     if json_output:
         print_json(
             {
@@ -67,12 +70,21 @@ def freshness(
                 "hosts": [{**asdict(row), "fresh": row.fresh, "may_train": row.may_train} for row in rows],
                 "canonical_games": [_canonical(*each) for each in games],
                 "overrides": [asdict(each) for each in excused.values()],
+                "older_models": [asdict(lag) for lag in behind],
             }
         )
         return outcome(bad)
     _print_games(games)
     _print_hosts(rows)
     _print_overrides("Overridden", excused.values(), now)
+    print_table(
+        "Hosts without the current model",
+        ["host", "config", "current model", "current since (UTC)", "held"],
+        (
+            [lag.host, lag.config, lag.sha256[:12], when(lag.since), "under another name" if lag.held else ""]
+            for lag in behind
+        ),
+    )  # fmt: skip
     if not rows:
         click.echo("no host has a training set" if not held else "nothing to show")
     click.echo(f"Stale is what has no game of the last {limits.fail_hours:g} h (hosts file, freshness.fail_hours).")

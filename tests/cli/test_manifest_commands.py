@@ -18,6 +18,7 @@ from ringrift_dagster.datasets.canonical_games import append_canonical
 from ringrift_dagster.games.database import file_sha256
 from ringrift_dagster.home import Home
 from ringrift_dagster.manifest.store import Store, default_url
+from ringrift_dagster.transfer import rules
 from tests.agents import running_agent
 from tests.conftest import DATA
 from tests.manifest.telling import tell
@@ -189,6 +190,23 @@ def test_old_canonical_games_are_stale_whatever_hosts_hold(
     assert (code, row["state"], row["may_train"], row["override"]["who"]) == (0, "stale", True, "a tester")
     assert run(["freshness"]) == 0
     assert "by a tester" in capsys.readouterr().out
+
+
+def test_a_host_without_the_current_model_is_behind(cluster: Path, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    settled(command)
+    excused(command, "square8_3p")
+    assert (command("freshness")[0], command("freshness")[1]["older_models"]) == (0, [])
+    with Store.open(default_url(Home.from_env())) as store:
+        rules.put(store, rules.promoted_model("hex8_2p", "a" * 64, at=5.0))
+    code, found = command("freshness")
+    assert (code, [(lag["host"], lag["config"], lag["sha256"], lag["held"]) for lag in found["older_models"]]) == (
+        1,
+        [("gpu-1", "hex8_2p", "a" * 64, False)],
+    )
+    capsys.readouterr()
+    assert run(["freshness"]) == 1
+    assert "a" * 12 in capsys.readouterr().out
+    assert command("freshness", "--config", "square8_3p")[1]["older_models"] == []
 
 
 def test_a_config_that_is_asked_for_by_name_should_be_there(cluster: Path, command: Command) -> None:
