@@ -44,7 +44,7 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 """
 _S3_LISTENING = re.compile(r"\[(http://127\.0\.0\.1:[1-9]\d*)/\]")
-PROMOTION = "{min_blocks: 10, max_blocks: 20, floor_blocks: 40, heuristic_floor: {2p: 0.33, 3p: 0.2, 4p: 0.15}}"
+PROMOTION = "{min_blocks: 10, max_blocks: 20, floor_blocks: 40, heuristic_floor: {2p: 0.25, 3p: 0.15, 4p: 0.1}}"
 _HOSTS = """\
 # The demo's cluster. RingRift's own hosts file goes in its place.
 sync_routing:
