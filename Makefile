@@ -1,5 +1,5 @@
 # make demo [ARGS=--once]   real games through the gate into training sets, in the Dagster UI on 127.0.0.1
-# make demo ARGS=--full     the same, then models: trained, judged by games, promoted, brought to every host (a quarter of an hour)
+# make demo ARGS=--full     the same, then models: trained, judged by games, promoted, brought to every host (tens of minutes)
 # make test                 ruff, pyright, pytest
 # make torch                what training and models that play need; then make test tests them too
 # make bench                every figure, beside its reference

@@ -49,9 +49,7 @@ QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 @click.command()
 @click.option("--once", is_flag=True, help="Print the timeline and exit: 0 only if every step happened.")
-@click.option(
-    "--full", is_flag=True, help="Train, judge and promote models too (needs torch and sshd, takes a quarter of an hour)."
-)
+@click.option("--full", is_flag=True, help="Train, judge and promote models too (needs torch and sshd, takes tens of minutes).")
 @click.option("--home", "root", type=click.Path(path_type=Path, file_okay=False), help="Instead of $RINGRIFT_DATA_HOME.")
 @click.option("--port", default=3000, show_default=True, help="Of the web interface; another is chosen if it is taken.")
 def demo(once: bool, full: bool, root: Path | None, port: int) -> int:

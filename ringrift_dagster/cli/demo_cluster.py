@@ -44,7 +44,11 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 """
 _S3_LISTENING = re.compile(r"\[(http://127\.0\.0\.1:[1-9]\d*)/\]")
-PROMOTION = "{min_blocks: 10, max_blocks: 20, floor_blocks: 40, heuristic_floor: {2p: 0.25, 3p: 0.15, 4p: 0.1}}"
+PROMOTION = (
+    "{min_blocks: 10, max_blocks: 20, floor_blocks: 40, "
+    "random_floor: {2p: 0.6, 3p: 0.45, 4p: 0.35}, heuristic_floor: {2p: 0.25, 3p: 0.15, 4p: 0.1}}"
+)
+"""Rules of promotion that a model keeps, with a margin, if it was trained in minutes. The defaults ask for more, and more games."""
 _HOSTS = """\
 # The demo's cluster. RingRift's own hosts file goes in its place.
 sync_routing:
@@ -54,7 +58,7 @@ sync_routing:
   s3: {{enabled: true, bucket: {bucket}, prefix: consolidated}}
   allowed_external_storage:
     - {{name: {drive}, host: {coordinator}, path: "{root}/{drive}"}}
-# Limits that a model can reach that is trained and judged in minutes; the defaults ask for more games and a higher heuristic_floor.
+# Limits that a model can reach that is trained and judged in minutes; the defaults ask for more games and higher floors.
 promotion: {promotion}
 hosts:
 """
