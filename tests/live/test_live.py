@@ -45,10 +45,7 @@ demo_cluster.PROMOTION = (
     "random_floor: %s, heuristic_floor: %s}" % (floors, floors)
 )
 demo_games.TRAINING_GAMES = {"heuristic,random": 150}
-demo_models.CANDIDATES = (
-    demo_models.DemoCandidate("a candidate", ("--epochs", "3", "--num-filters", "16")),
-    demo_models.DemoCandidate("it again", ("--epochs", "1", "--initial-checkpoint", f"models/{demo_models.CURRENT_NAME}")),
-)
+demo_models.CANDIDATES = (demo_models.DemoCandidate("a candidate", ("--epochs", "3", "--num-filters", "16")),)
 raise SystemExit(main.main())
 """
 
@@ -117,12 +114,12 @@ def test_a_new_training_set_is_in_the_manifest_by_itself(dagster: tuple[Home, Se
     assert eventually(lambda: observed(services, "datasets/square8_3p.npz"))
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_the_demo_does_what_it_says_and_leaves_nothing_running(tmp_path: Path) -> None:
-    """Where torch is installed the demo trains models too: tiny ones here, with which nearly anything is above the floors."""
+    """Where torch is installed the demo trains models too: one tiny one here, and floors that are next to nothing."""
     full = ["--full"] if torch_is_installed() else []
     command = [sys.executable, "-c", SMALL_DEMO, "demo", "--once", *full, "--home", str(tmp_path), "--port", str(free_port())]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=840, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1700, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     for shown in ("1 result_mismatch", "/asset-groups/", *(f"gpu-1 played {config}" for config in PLAYED)):
         assert shown in done.stdout
@@ -132,7 +129,7 @@ def test_the_demo_does_what_it_says_and_leaves_nothing_running(tmp_path: Path) -
     if full:
         for step in ("is promoted", f"models/{CURRENT_NAME} of coordinator, gpu-1, gpu-2"):
             assert step in done.stdout
-    assert done.stdout.count(" s  decided ") == (2 if full else 0)
+    assert done.stdout.count(" s  decided ") == (1 if full else 0)
     assert not [line for line in commands() if str(tmp_path) in line]
 
 
